@@ -1,0 +1,2 @@
+//! Rvisor's image store: pulls, verifies and builds guest images.
+#![forbid(unsafe_code)]

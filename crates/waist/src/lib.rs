@@ -1,0 +1,25 @@
+//! Where engines, devices and homes meet: address newtypes and a few small traits.
+//!
+//! Key types: [`GuestVirtual`] and [`GuestPhysical`] (addresses that carry their space in the type),
+//! [`GuestMemory`] (a VM's RAM), [`Device`] (a front end on the board), [`InterruptLine`], [`Clock`], and the
+//! back-end traits [`BlockBackend`], [`NetBackend`], [`ConsoleBackend`] and [`EntropyBackend`] that a home
+//! implements.
+//!
+//! This crate is not for behaviour: nothing here knows an instruction, a register or a host.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod address;
+mod backend;
+mod device;
+mod memory;
+
+pub use address::{GuestPhysical, GuestVirtual, PAGE_SIZE};
+pub use backend::{
+    BlockBackend, BlockCompletion, BlockError, BlockOperation, BlockRequest, ConsoleBackend, EntropyBackend,
+    NetBackend, SECTOR_SIZE, Segment,
+};
+pub use device::{Clock, Device, InterruptLine, TIMEBASE_FREQUENCY, Width};
+pub use memory::{AtomicWidth, GuestMemory, OutOfRange, Word};
