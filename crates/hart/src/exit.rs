@@ -1,6 +1,9 @@
 //! What a hart needs from outside, and why it hands control back.
 
-use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, Width};
+use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, OutOfRange, Width};
+
+use crate::state::Hart;
+use crate::trap::{Exception, Trap};
 
 /// The world around a hart while it runs.
 pub trait Environment {
@@ -21,7 +24,7 @@ pub trait Environment {
     /// Whether a write to the ACLINT SSWI asked for `mip.SSIP` to be set since the last call.
     fn take_software_interrupt(&self) -> bool;
 
-    /// Whether something outside wants the hart to look at its wires or to leave [`run`](crate::Hart::run):
+    /// Whether something outside wants the hart to look at its wires or to leave `Hart::run`:
     /// cheap enough to be asked at every block. Cleared by the caller of `run`, not by the hart.
     fn attention(&self) -> bool;
 }
@@ -81,4 +84,37 @@ pub enum Target {
     Integer(u8),
     /// Floating-point register number; NaN-boxed to the access width.
     Float(u8),
+}
+
+impl Hart {
+    /// Ends the instruction that left `Hart::run` with [`Exit::Device`]: fills the register of a load
+    /// from `result` and retires the instruction, or raises the access fault.
+    pub fn finish_device_access(&mut self, access: &DeviceAccess, result: Result<u64, OutOfRange>) {
+        let Ok(value) = result else {
+            let exception = match access.kind {
+                AccessKind::Load { .. } => Exception::LoadAccessFault,
+                AccessKind::Store { .. } => Exception::StoreAccessFault,
+            };
+            self.take_trap(Trap::exception(exception, access.virtual_address.0));
+            return;
+        };
+        if let AccessKind::Load { target, signed } = access.kind {
+            let unused = 64 - 8 * access.width.bytes();
+            let value = access.width.truncate(value);
+            match target {
+                Target::Integer(0) => {}
+                Target::Integer(register) => {
+                    let extended = if signed { ((value << unused) as i64 >> unused) as u64 } else { value };
+                    self.x[usize::from(register & 31)] = extended;
+                }
+                Target::Float(register) => {
+                    let boxed = if unused == 0 { value } else { value | u64::MAX << (64 - unused) };
+                    self.f[usize::from(register & 31)] = boxed;
+                    self.mark_float_dirty();
+                }
+            }
+        }
+        self.pc = self.pc.wrapping_add(u64::from(access.instruction_length));
+        self.retired = self.retired.wrapping_add(1);
+    }
 }

@@ -2,6 +2,17 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod csr;
 mod exit;
+mod interrupt;
+mod mmu;
+mod pmp;
+mod state;
+mod tlb;
+mod trap;
 
+pub use csr::{CsrOperation, Csrs};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
+pub use mmu::{Access, Translation};
+pub use state::{Config, Hart, Reservation, TranslationMode};
+pub use trap::{Cause, Exception, IllegalInstruction, Interrupt, Privilege, Trap};

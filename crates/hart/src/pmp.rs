@@ -1,0 +1,1 @@
+//! Physical memory protection (Privileged ISA, "Physical Memory Protection").

@@ -1,0 +1,105 @@
+//! The state of one hart and how it is configured and reset.
+
+use rvisor_waist::{AtomicWidth, GuestPhysical};
+
+use crate::csr::Csrs;
+use crate::tlb::Tlb;
+use crate::trap::Privilege;
+
+/// Largest translation mode that `satp.MODE` accepts; the smaller ones are accepted too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum TranslationMode {
+    /// No translation.
+    Bare,
+    /// 39-bit virtual addresses, three levels.
+    Sv39,
+    /// 48-bit virtual addresses, four levels.
+    Sv48,
+    /// 57-bit virtual addresses, five levels.
+    Sv57,
+}
+
+/// What kind of hart it is; fixed for its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Value of `mhartid`.
+    pub hart_id: u64,
+    /// Whether the monitor is the SBI implementation: no software in M-mode, the hart starts in S-mode with
+    /// everything delegated, and `ecall` from S-mode is [`Exit::SbiCall`](crate::Exit::SbiCall).
+    pub supervisor_only: bool,
+    /// Largest translation mode of `satp`.
+    pub translation: TranslationMode,
+    /// Number of PMP entries: 0, 16 or 64.
+    pub pmp_entries: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { hart_id: 0, supervisor_only: false, translation: TranslationMode::Sv57, pmp_entries: 16 }
+    }
+}
+
+/// Memory that `lr` reserved, until `sc` or anything that breaks the reservation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reservation {
+    /// Where.
+    pub address: GuestPhysical,
+    /// What `lr` found there, zero-extended.
+    pub value: u64,
+    /// How wide `lr` was.
+    pub width: AtomicWidth,
+}
+
+/// One hart.
+pub struct Hart {
+    /// Integer registers; `x[0]` is always zero.
+    pub x: [u64; 32],
+    /// Floating-point registers, NaN-boxed.
+    pub f: [u64; 32],
+    /// Program counter.
+    pub pc: u64,
+    /// Current privilege mode.
+    pub privilege: Privilege,
+    /// Control and status registers.
+    pub csr: Csrs,
+    /// Instructions retired since reset. Whatever executes instructions adds to it; `mcycle` and `minstret`
+    /// are views of it, so it must be exact whenever a CSR is read or written.
+    pub retired: u64,
+    /// What `lr` reserved.
+    pub reservation: Option<Reservation>,
+    pub(crate) config: Config,
+    pub(crate) tlb: Tlb,
+}
+
+impl Hart {
+    /// A hart after reset.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            x: [0; 32],
+            f: [0; 32],
+            pc: 0,
+            privilege: Self::reset_privilege(&config),
+            csr: Csrs::new(&config),
+            retired: 0,
+            reservation: None,
+            config,
+            tlb: Tlb::new(),
+        }
+    }
+
+    /// Returns to the state after power-on. The home sets `pc` and the boot protocol's registers afterwards.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.config);
+    }
+
+    /// What kind of hart it is.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn reset_privilege(config: &Config) -> Privilege {
+        if config.supervisor_only { Privilege::Supervisor } else { Privilege::Machine }
+    }
+}
