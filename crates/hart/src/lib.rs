@@ -13,6 +13,6 @@ mod trap;
 
 pub use csr::{CsrOperation, Csrs};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
-pub use mmu::{Access, Translation};
+pub use mmu::{Access, Translation, TranslationContext};
 pub use state::{Config, Hart, Reservation, TranslationMode};
 pub use trap::{Cause, Exception, IllegalInstruction, Interrupt, Privilege, Trap};

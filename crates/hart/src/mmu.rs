@@ -4,7 +4,7 @@ use rvisor_waist::{GuestPhysical, GuestVirtual};
 
 use crate::exit::Environment;
 use crate::state::Hart;
-use crate::trap::Trap;
+use crate::trap::{Privilege, Trap};
 
 /// What an access does; decides the permissions it needs and the exception it raises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,9 +32,35 @@ pub struct Translation {
     /// Whether stores may use the same translation without another walk (W and D are set, and PMP allows
     /// it).
     pub writable: bool,
+    /// Whether the PTE is a user page's (U is set); false without translation.
+    pub user: bool,
+    /// Whether loads may use the same translation whatever MXR says (R is set).
+    pub readable: bool,
+}
+
+/// What decides, besides page tables and PMP, where an access goes and whether it is allowed. Cached
+/// translations are tagged with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TranslationContext {
+    /// Mode of fetches.
+    pub fetch: Privilege,
+    /// Mode of loads and stores: MPRV may make it that of `mstatus.MPP`.
+    pub data: Privilege,
+    /// `mstatus.SUM`.
+    pub sum: bool,
+    /// `mstatus.MXR`.
+    pub mxr: bool,
+    /// `satp.ASID`; `None` where `satp.MODE` is Bare.
+    pub asid: Option<u16>,
 }
 
 impl Hart {
+    /// The context of translations as it is now.
+    #[must_use]
+    pub fn translation_context(&self) -> TranslationContext {
+        TranslationContext { fetch: self.privilege, data: self.privilege, sum: false, mxr: false, asid: None }
+    }
+
     /// Translates the address of an access of `length` bytes that doesn't cross a page. Raises page and
     /// access faults with `address` as their value.
     pub fn translate<E: Environment>(
@@ -50,6 +76,8 @@ impl Hart {
             global: false,
             whole_page: true,
             writable: true,
+            user: false,
+            readable: true,
         })
     }
 
