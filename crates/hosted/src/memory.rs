@@ -1,0 +1,290 @@
+//! Guest memory as host memory: an anonymous file mapped into the process.
+//!
+//! Pages cost nothing until the guest touches them. The mapping is shared with nobody, but it is reached from
+//! every thread of the VM at once, so all accesses go through atomics or raw copies: no Rust reference into it
+//! ever exists.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+use portable_atomic::AtomicU128;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, OutOfRange, Word};
+
+/// RAM of one VM.
+pub struct HostMemory {
+    base: GuestPhysical,
+    size: u64,
+    start: NonNull<u8>,
+    file: OwnedFd,
+}
+
+// SAFETY: the mapping lives as long as the value, and every access to it is atomic or a copy of bytes that
+// may race with the guest, as DMA does on hardware.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// Maps `size` bytes of zeros at guest physical `base`. `size` is rounded up to host pages by the host;
+    /// accesses are not.
+    ///
+    /// # Errors
+    /// What the host says: no memory, or a limit on it.
+    pub fn new(base: GuestPhysical, size: u64) -> io::Result<Self> {
+        let length = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        if length == 0 || base.0.checked_add(size).is_none() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let file = memfd_create("rvisor-ram", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, size)?;
+        // SAFETY: a fresh mapping at an address of the host's choosing.
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &file,
+                0,
+            )?
+        };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, size, start, file })
+    }
+
+    /// The file behind the memory; offset 0 is the first byte of RAM.
+    #[must_use]
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Host address of `length` bytes of RAM, for system calls that transfer straight from or to it. Valid as
+    /// long as the memory; the guest and other threads may write to it at any moment.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] unless all bytes are RAM.
+    #[inline(always)]
+    pub fn pointer(&self, address: GuestPhysical, length: u64) -> Result<NonNull<u8>, OutOfRange> {
+        let offset = address.0.wrapping_sub(self.base.0);
+        if offset > self.size || length > self.size - offset {
+            return Err(OutOfRange);
+        }
+        // SAFETY: `offset` is inside the mapping or one past its end.
+        Ok(unsafe { self.start.add(offset as usize) })
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this size, and nothing refers to it any more.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.size as usize) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// Loads a word that isn't naturally aligned, byte by byte.
+#[cold]
+fn load_bytes<T: Word>(pointer: NonNull<u8>) -> T {
+    let byte = |i: u64| {
+        // SAFETY: the caller checked that all bytes of the word are inside the mapping.
+        u64::from(unsafe { AtomicU8::from_ptr(pointer.add(i as usize).as_ptr()) }.load(Ordering::Relaxed))
+    };
+    T::truncate((0..T::SIZE).fold(0, |word, i| word | byte(i) << (8 * i)))
+}
+
+/// Stores a word that isn't naturally aligned, byte by byte.
+#[cold]
+fn store_bytes<T: Word>(pointer: NonNull<u8>, value: T) {
+    for i in 0..T::SIZE {
+        // SAFETY: the caller checked that all bytes of the word are inside the mapping.
+        let byte = unsafe { AtomicU8::from_ptr(pointer.add(i as usize).as_ptr()) };
+        byte.store((value.widen() >> (8 * i)) as u8, Ordering::Relaxed);
+    }
+}
+
+impl GuestMemory for HostMemory {
+    fn range(&self) -> Range<GuestPhysical> {
+        self.base..self.base.offset(self.size)
+    }
+
+    #[inline(always)]
+    fn load<T: Word>(&self, address: GuestPhysical) -> Result<T, OutOfRange> {
+        let pointer = self.pointer(address, T::SIZE)?;
+        let start = pointer.as_ptr();
+        if !(start as u64).is_multiple_of(T::SIZE) {
+            return Ok(load_bytes(pointer));
+        }
+        // SAFETY: inside the mapping, aligned, and reached through atomics only.
+        let value = unsafe {
+            match T::SIZE {
+                1 => u64::from(AtomicU8::from_ptr(start).load(Ordering::Relaxed)),
+                2 => u64::from(u16::from_le(AtomicU16::from_ptr(start.cast()).load(Ordering::Relaxed))),
+                4 => u64::from(u32::from_le(AtomicU32::from_ptr(start.cast()).load(Ordering::Relaxed))),
+                _ => u64::from_le(AtomicU64::from_ptr(start.cast()).load(Ordering::Relaxed)),
+            }
+        };
+        Ok(T::truncate(value))
+    }
+
+    #[inline(always)]
+    fn store<T: Word>(&self, address: GuestPhysical, value: T) -> Result<(), OutOfRange> {
+        let pointer = self.pointer(address, T::SIZE)?;
+        let start = pointer.as_ptr();
+        if !(start as u64).is_multiple_of(T::SIZE) {
+            store_bytes(pointer, value);
+            return Ok(());
+        }
+        let value = value.widen();
+        // SAFETY: inside the mapping, aligned, and reached through atomics only.
+        unsafe {
+            match T::SIZE {
+                1 => AtomicU8::from_ptr(start).store(value as u8, Ordering::Relaxed),
+                2 => AtomicU16::from_ptr(start.cast()).store((value as u16).to_le(), Ordering::Relaxed),
+                4 => AtomicU32::from_ptr(start.cast()).store((value as u32).to_le(), Ordering::Relaxed),
+                _ => AtomicU64::from_ptr(start.cast()).store(value.to_le(), Ordering::Relaxed),
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_exchange(
+        &self,
+        address: GuestPhysical,
+        width: AtomicWidth,
+        expected: u64,
+        new: u64,
+    ) -> Result<u64, OutOfRange> {
+        let size = match width {
+            AtomicWidth::Word => 4,
+            AtomicWidth::Double => 8,
+        };
+        let start = self.pointer(address, size)?.as_ptr();
+        if !(start as u64).is_multiple_of(size) {
+            return Err(OutOfRange);
+        }
+        // SAFETY: inside the mapping, aligned, and reached through atomics only.
+        Ok(unsafe {
+            match width {
+                AtomicWidth::Word => {
+                    let found = AtomicU32::from_ptr(start.cast()).compare_exchange(
+                        (expected as u32).to_le(),
+                        (new as u32).to_le(),
+                        Ordering::SeqCst,
+                        Ordering::SeqCst,
+                    );
+                    u64::from(u32::from_le(found.unwrap_or_else(|found| found)))
+                }
+                AtomicWidth::Double => {
+                    let found = AtomicU64::from_ptr(start.cast()).compare_exchange(
+                        expected.to_le(),
+                        new.to_le(),
+                        Ordering::SeqCst,
+                        Ordering::SeqCst,
+                    );
+                    u64::from_le(found.unwrap_or_else(|found| found))
+                }
+            }
+        })
+    }
+
+    fn compare_exchange_quad(
+        &self,
+        address: GuestPhysical,
+        expected: u128,
+        new: u128,
+    ) -> Result<u128, OutOfRange> {
+        let start = self.pointer(address, 16)?.as_ptr();
+        if !(start as u64).is_multiple_of(16) {
+            return Err(OutOfRange);
+        }
+        // SAFETY: inside the mapping and aligned. On hosts without a 16-byte compare-and-exchange the library
+        // falls back to a lock, which then orders these operations with each other but not with plain
+        // stores.
+        let cell = unsafe { AtomicU128::from_ptr(start.cast()) };
+        let found = cell.compare_exchange(expected.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst);
+        Ok(u128::from_le(found.unwrap_or_else(|found| found)))
+    }
+
+    fn read(&self, address: GuestPhysical, buffer: &mut [u8]) -> Result<(), OutOfRange> {
+        let source = self.pointer(address, buffer.len() as u64)?;
+        fence(Ordering::Acquire);
+        // SAFETY: both ranges are valid for their length and can't overlap: a Rust slice is never inside the
+        // mapping.
+        unsafe { ptr::copy_nonoverlapping(source.as_ptr(), buffer.as_mut_ptr(), buffer.len()) };
+        Ok(())
+    }
+
+    fn write(&self, address: GuestPhysical, buffer: &[u8]) -> Result<(), OutOfRange> {
+        let target = self.pointer(address, buffer.len() as u64)?;
+        // SAFETY: as in `read`.
+        unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), target.as_ptr(), buffer.len()) };
+        fence(Ordering::Release);
+        Ok(())
+    }
+
+    fn zero(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
+        let target = self.pointer(address, length)?;
+        // SAFETY: inside the mapping.
+        unsafe { ptr::write_bytes(target.as_ptr(), 0, length as usize) };
+        fence(Ordering::Release);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: GuestPhysical = GuestPhysical(0x8000_0000);
+
+    fn memory() -> HostMemory {
+        HostMemory::new(BASE, 0x10_0000).expect("the host has a mebibyte")
+    }
+
+    #[test]
+    fn words_of_all_sizes_and_alignments_are_little_endian() {
+        let memory = memory();
+        memory.store(BASE.offset(3), 0x8877_6655_4433_2211u64).unwrap();
+        assert_eq!(memory.load::<u8>(BASE.offset(3)), Ok(0x11));
+        assert_eq!(memory.load::<u16>(BASE.offset(4)), Ok(0x3322));
+        assert_eq!(memory.load::<u32>(BASE.offset(5)), Ok(0x6655_4433));
+        assert_eq!(memory.load::<u64>(BASE.offset(3)), Ok(0x8877_6655_4433_2211));
+    }
+
+    #[test]
+    fn access_past_either_end_returns_error() {
+        let memory = memory();
+        let end = memory.range().end;
+        assert_eq!(memory.load::<u64>(end.offset(8u64.wrapping_neg())), Ok(0));
+        assert_eq!(memory.load::<u64>(end.offset(7u64.wrapping_neg())), Err(OutOfRange));
+        assert_eq!(memory.load::<u8>(end), Err(OutOfRange));
+        assert_eq!(memory.store(GuestPhysical(BASE.0 - 1), 0u8), Err(OutOfRange));
+        assert_eq!(memory.store(GuestPhysical(u64::MAX - 3), 0u64), Err(OutOfRange));
+        assert_eq!(memory.read(BASE, &mut vec![0; 0x10_0001]), Err(OutOfRange));
+        assert_eq!(memory.zero(BASE.offset(1), u64::MAX), Err(OutOfRange));
+    }
+
+    #[test]
+    fn compare_exchange_needs_alignment_and_the_expected_value() {
+        let memory = memory();
+        assert_eq!(memory.compare_exchange(BASE, AtomicWidth::Double, 0, 5), Ok(0));
+        assert_eq!(memory.compare_exchange(BASE, AtomicWidth::Word, 4, 9), Ok(5));
+        assert_eq!(memory.load::<u64>(BASE), Ok(5));
+        assert_eq!(memory.compare_exchange(BASE.offset(4), AtomicWidth::Double, 0, 5), Err(OutOfRange));
+        assert_eq!(memory.compare_exchange_quad(BASE, 5, 1 << 100), Ok(5));
+        assert_eq!(memory.compare_exchange_quad(BASE.offset(8), 0, 0), Err(OutOfRange));
+        assert_eq!(memory.load::<u64>(BASE.offset(8)), Ok(1 << 36));
+    }
+
+    #[test]
+    fn untouched_memory_costs_nothing() {
+        let memory = HostMemory::new(BASE, 1 << 40).expect("address space is plentiful");
+        memory.store(BASE.offset((1 << 40) - 8), 7u64).unwrap();
+        assert_eq!(memory.load::<u64>(BASE.offset(1 << 39)), Ok(0));
+    }
+}
