@@ -4,7 +4,7 @@
 use core::fmt::{self, Display, Formatter};
 
 use crate::operand::Operand;
-use crate::{Instruction, csr};
+use crate::{Instruction, Op, csr};
 
 const INTEGER: [&str; 32] = [
     "zero", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6",
@@ -52,6 +52,9 @@ const FLI: [&str; 32] = [
     "nan",
 ];
 
+/// `fm` and sets of the one fence with a mode of its own: RW,RW but for stores before loads.
+const FENCE_TSO: (u8, i32) = (8, 0x33);
+
 /// An instruction as text; what [`disassemble`] returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Disassembly {
@@ -72,6 +75,9 @@ fn name(names: &[&'static str; 32], register: u8) -> &'static str {
 impl Display for Disassembly {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let row = self.instruction.op.row();
+        if self.instruction.op == Op::Fence && (self.instruction.aux, self.instruction.imm) == FENCE_TSO {
+            return f.write_str("fence.tso");
+        }
         f.write_str(row.mnemonic)?;
         if row.operands.contains(&Operand::AqRl) {
             f.write_str(["", ".rl", ".aq", ".aqrl"][usize::from(self.instruction.aux & 3)])?;

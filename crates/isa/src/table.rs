@@ -443,5 +443,6 @@ instructions! {
     Svinval {
         SinvalVma "sinval.vma" r(SYSTEM, 0, 0x0b) [Rs1, Rs2];
         SfenceWInval "sfence.w.inval" system(0x180) [];
+        SfenceInvalIr "sfence.inval.ir" system(0x181) [];
     }
 }
