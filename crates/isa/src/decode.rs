@@ -75,7 +75,7 @@ pub fn decode(bits: u32) -> Option<Instruction> {
 }
 
 /// Encodes an instruction in 32 bits, whatever its `length`. `None` where a field doesn't fit or isn't the
-/// operation's, or where the encoding means another [`Op`] (an `ori` that is a `prefetch.r`).
+/// operation's, or where the encoding means another [`Op`](crate::Op) (an `ori` that is a `prefetch.r`).
 #[must_use]
 pub fn encode(instruction: &Instruction) -> Option<u32> {
     let row = instruction.op.row();
