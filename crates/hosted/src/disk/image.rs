@@ -1,0 +1,30 @@
+//! What every disk format provides.
+
+use std::io;
+use std::ops::Range;
+
+/// The content of a disk, whatever the format that stores it. Offsets and lengths are in bytes and multiples
+/// of [`SECTOR_SIZE`](rvisor_waist::SECTOR_SIZE); all methods may be called from several threads at once and
+/// block until done.
+pub trait Image: Send + Sync {
+    /// Bytes on the disk; never changes while the image is open.
+    fn size(&self) -> u64;
+
+    /// Whether writes are refused.
+    fn is_read_only(&self) -> bool;
+
+    /// Fills the whole buffer from `offset` on.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Stores the whole buffer from `offset` on.
+    fn write_at(&self, offset: u64, buffer: &[u8]) -> io::Result<()>;
+
+    /// Makes all writes that have returned durable.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Gives the space of the range back where possible; it may then read as anything.
+    fn discard(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Makes the range read as zeros, giving its space back if `unmap`.
+    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> io::Result<()>;
+}

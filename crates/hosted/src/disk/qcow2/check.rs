@@ -1,0 +1,168 @@
+//! What must hold of a qcow2 file before it is used: supported features, and tables and data inside the file.
+//!
+//! Layout and field names: the qcow2 specification, "Header", "Cluster mapping".
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rvisor_waist::SECTOR_SIZE;
+
+use crate::disk::DiskError;
+
+/// First bytes of a qcow2 file.
+pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
+
+/// Bytes in the header of version 2, and in the part of version 3 read here.
+const HEADER_V2: usize = 72;
+const HEADER_V3: usize = 104;
+
+/// Most entries in an L1 table (32 MiB of them, QEMU's limit).
+const MAX_L1_ENTRIES: u64 = 4 << 20;
+
+/// Bits of an L1 or standard L2 entry that are a host offset.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// L2 entry: the cluster is compressed.
+const COMPRESSED: u64 = 1 << 62;
+/// L2 entry: the cluster reads as zeros.
+const ZERO: u64 = 1;
+
+/// Meaning of the incompatible features' bits; none of them is supported.
+const INCOMPATIBLE: [&str; 5] = [
+    "it was not closed properly by another program: repair it with `qemu-img check -r all`",
+    "it is marked corrupt: repair it with `qemu-img check -r all`",
+    "its data is in an external file, which is not supported: convert it with `qemu-img convert -O qcow2`",
+    "it is compressed with zstd, which is not supported: convert it with `qemu-img convert -O qcow2`",
+    "it has extended L2 entries, which are not supported: convert it with `qemu-img convert -O qcow2`",
+];
+
+/// Why a file is refused.
+enum Fault {
+    Truncated,
+    Invalid(String),
+    Host(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
+            _ => Self::Host(error),
+        }
+    }
+}
+
+/// Checks the qcow2 file `file`, which is at `path`.
+pub(super) fn check(file: &File, path: &Path) -> Result<(), DiskError> {
+    let path = path.to_owned();
+    check_file(file).map_err(|fault| match fault {
+        Fault::Truncated => DiskError::Truncated(path),
+        Fault::Invalid(reason) => DiskError::Qcow2 { path, reason },
+        Fault::Host(source) => DiskError::Host { path, action: "read it", source },
+    })
+}
+
+/// The part of the header that the check needs.
+struct Header {
+    cluster_bits: u32,
+    l1: Range<u64>,
+    refcount_table: Range<u64>,
+}
+
+fn check_file(file: &File) -> Result<(), Fault> {
+    let length = file.metadata()?.len();
+    let header = read_header(file)?;
+    if length < header.refcount_table.end || length < header.l1.end {
+        return Err(Fault::Truncated);
+    }
+    let cluster = 1 << header.cluster_bits;
+    for entry in read_entries(file, &header.l1)? {
+        let table = entry & OFFSET;
+        if table == 0 {
+            continue;
+        }
+        let table = table..table + cluster;
+        if length < table.end
+            || read_entries(file, &table)?.any(|entry| data(entry, header.cluster_bits) >= length)
+        {
+            return Err(Fault::Truncated);
+        }
+    }
+    Ok(())
+}
+
+/// Where in the file the data of an L2 entry begins; 0 if it has none.
+fn data(entry: u64, cluster_bits: u32) -> u64 {
+    if entry & COMPRESSED != 0 {
+        entry & ((1 << (70 - cluster_bits)) - 1)
+    } else if entry & ZERO != 0 {
+        0
+    } else {
+        entry & OFFSET
+    }
+}
+
+fn read_entries(file: &File, range: &Range<u64>) -> io::Result<impl Iterator<Item = u64> + use<>> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut bytes, range.start)?;
+    let entries = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry));
+    Ok(entries.collect::<Vec<_>>().into_iter())
+}
+
+fn read_header(file: &File) -> Result<Header, Fault> {
+    let invalid = |reason: &str| Fault::Invalid(reason.into());
+    let mut bytes = [0; HEADER_V3];
+    file.read_exact_at(&mut bytes[..HEADER_V2], 0)?;
+    let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let double = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
+    if bytes[..4] != MAGIC {
+        return Err(invalid("it is not a qcow2 file: say format=raw if it is a raw disk"));
+    }
+    let (version, cluster_bits, size) = (word(4), word(20), double(24));
+    let (crypt_method, l1_size, l1_offset) = (word(32), u64::from(word(36)), double(40));
+    let (refcount_offset, refcount_clusters) = (double(48), u64::from(word(56)));
+    match version {
+        2 => {}
+        3 => check_features(file)?,
+        _ => return Err(Fault::Invalid(format!("it is qcow version {version}: only 2 and 3 are supported"))),
+    }
+    if crypt_method != 0 {
+        return Err(invalid("it is encrypted, which is not supported: convert it with `qemu-img convert`"));
+    }
+    if !(9..=21).contains(&cluster_bits) {
+        return Err(invalid("its qcow2 header is damaged (cluster size): fetch or copy it again"));
+    }
+    if size == 0 || !size.is_multiple_of(SECTOR_SIZE) {
+        return Err(Fault::Invalid(format!(
+            "the disk in it has {size} bytes, not a positive multiple of 512: use `qemu-img resize`"
+        )));
+    }
+    let covered_by_l2 = 1u64 << (2 * cluster_bits - 3);
+    let range = |start: u64, bytes: Option<u64>| Some(start..start.checked_add(bytes?)?);
+    let l1 = range(l1_offset, l1_size.checked_mul(8));
+    let refcount_table = range(refcount_offset, refcount_clusters.checked_mul(1 << cluster_bits));
+    match (l1, refcount_table) {
+        (Some(l1), Some(refcount_table))
+            if l1_size >= size.div_ceil(covered_by_l2) && l1_size <= MAX_L1_ENTRIES =>
+        {
+            Ok(Header { cluster_bits, l1, refcount_table })
+        }
+        _ => Err(invalid("its qcow2 header is damaged (tables): fetch or copy it again")),
+    }
+}
+
+/// Refuses what the header of version 3 asks for beyond version 2.
+fn check_features(file: &File) -> Result<(), Fault> {
+    let mut features = [0; 8];
+    file.read_exact_at(&mut features, HEADER_V2 as u64)?;
+    let features = u64::from_be_bytes(features);
+    match features.trailing_zeros() as usize {
+        64 => Ok(()),
+        bit => Err(Fault::Invalid(match INCOMPATIBLE.get(bit) {
+            Some(reason) => (*reason).into(),
+            None => format!("it needs qcow2 feature {bit}, which is not supported"),
+        })),
+    }
+}
