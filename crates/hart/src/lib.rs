@@ -4,6 +4,7 @@
 
 mod csr;
 mod exit;
+pub mod float;
 mod interrupt;
 mod mmu;
 mod pmp;
