@@ -1,9 +1,10 @@
 //! What a hart needs from outside, and why it hands control back.
 
+use rvisor_isa::Exception;
 use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, OutOfRange, Width};
 
 use crate::state::Hart;
-use crate::trap::{Exception, Trap};
+use crate::trap::Trap;
 
 /// The world around a hart while it runs.
 pub trait Environment {

@@ -2,6 +2,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate alloc;
+
 mod csr;
 mod exit;
 pub mod float;
@@ -9,11 +12,13 @@ mod interrupt;
 mod mmu;
 mod pmp;
 mod state;
+#[cfg(test)]
+mod testing;
 mod tlb;
 mod trap;
 
-pub use csr::{CsrOperation, Csrs};
+pub use csr::{CacheBlock, CsrOperation, Csrs};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
-pub use mmu::{Access, Translation, TranslationContext};
-pub use state::{Config, Hart, Reservation, TranslationMode};
-pub use trap::{Cause, Exception, IllegalInstruction, Interrupt, Privilege, Trap};
+pub use mmu::{Access, Translation, TranslationContext, TranslationMode};
+pub use state::{Config, Hart, Reservation};
+pub use trap::{Cause, IllegalInstruction, Trap};

@@ -1,23 +1,11 @@
 //! The state of one hart and how it is configured and reset.
 
+use rvisor_isa::Privilege;
 use rvisor_waist::{AtomicWidth, GuestPhysical};
 
 use crate::csr::Csrs;
+use crate::mmu::TranslationMode;
 use crate::tlb::Tlb;
-use crate::trap::Privilege;
-
-/// Largest translation mode that `satp.MODE` accepts; the smaller ones are accepted too.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum TranslationMode {
-    /// No translation.
-    Bare,
-    /// 39-bit virtual addresses, three levels.
-    Sv39,
-    /// 48-bit virtual addresses, four levels.
-    Sv48,
-    /// 57-bit virtual addresses, five levels.
-    Sv57,
-}
 
 /// What kind of hart it is; fixed for its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

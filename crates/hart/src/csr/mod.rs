@@ -1,8 +1,71 @@
-//! Control and status registers: who may access which, and what their fields hold.
+//! Control and status registers: who may access which, and what their fields hold (Privileged ISA, "Control
+//! and Status Registers" and the chapters of each privilege level; Sstc, Smstateen, Zicntr, Zihpm).
+//!
+//! WARL fields take the written value where it is legal. Where it isn't, what happens is written at the
+//! register. Registers that are nothing but bits stand in one table, [`Csrs::plain`].
+
+mod counter;
+
+use rvisor_isa::csr::*;
+use rvisor_isa::{Exception, Privilege};
 
 use crate::exit::Environment;
+use crate::mmu::TranslationMode;
+use crate::pmp::Pmp;
 use crate::state::{Config, Hart};
 use crate::trap::IllegalInstruction;
+use counter::Counter;
+
+/// `misa`: RV64 with these extensions. Read-only.
+const MISA_VALUE: u64 = {
+    let letters = b"ABCDFIMSU";
+    let mut value = XLEN_64 << misa::MXL_SHIFT;
+    let mut i = 0;
+    while i < letters.len() {
+        value |= misa::extension(letters[i]);
+        i += 1;
+    }
+    value
+};
+
+/// What software may write in `sstatus`.
+const SSTATUS_WRITABLE: u64 =
+    mstatus::SIE | mstatus::SPIE | mstatus::SPP | mstatus::VS | mstatus::FS | mstatus::SUM | mstatus::MXR;
+
+/// What software may write in `mstatus`; MPP takes legal values only.
+const MSTATUS_WRITABLE: u64 = SSTATUS_WRITABLE
+    | mstatus::MIE
+    | mstatus::MPIE
+    | mstatus::MPP
+    | mstatus::MPRV
+    | mstatus::TVM
+    | mstatus::TW
+    | mstatus::TSR;
+
+/// Interrupts of S-mode.
+const SUPERVISOR_INTERRUPTS: u64 = mip::SSIP | mip::STIP | mip::SEIP;
+/// Interrupts of M-mode; never delegated.
+const MACHINE_INTERRUPTS: u64 = mip::MSIP | mip::MTIP | mip::MEIP;
+
+/// Exceptions that can be delegated: all but `ecall` from M-mode, those that don't exist included.
+const MEDELEG_WRITABLE: u64 = !(1 << Exception::EnvironmentCallFromMachine.code());
+
+/// What software may write in `senvcfg`.
+const SENVCFG_WRITABLE: u64 = envcfg::FIOM | envcfg::CBIE | envcfg::CBCFE | envcfg::CBZE;
+/// What software may write in `menvcfg`.
+const MENVCFG_WRITABLE: u64 = SENVCFG_WRITABLE | envcfg::ADUE | envcfg::PBMTE | envcfg::STCE;
+
+/// Counters that exist; the others are read-only zero and so are their bits in `mcounteren` and its like.
+const COUNTERS: u64 = counters::CY | counters::TM | counters::IR;
+/// Bits of `mcountinhibit`.
+const INHIBITABLE: u64 = counters::CY | counters::IR;
+
+// Ends of the numbered families.
+const PMPCFG15: u16 = PMPCFG0 + 15;
+const PMPADDR63: u16 = PMPADDR0 + 63;
+const MHPMEVENT31: u16 = MHPMEVENT3 + 28;
+const MHPMCOUNTER31: u16 = MHPMCOUNTER3 + 28;
+const HPMCOUNTER31: u16 = HPMCOUNTER3 + 28;
 
 /// How a CSR instruction combines its operand with the register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,60 +78,387 @@ pub enum CsrOperation {
     Clear,
 }
 
-/// The registers' stored parts.
-#[derive(Clone, Debug, Default)]
-pub struct Csrs {}
+/// Cache-block instructions, which `menvcfg` and `senvcfg` allow or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheBlock {
+    /// `cbo.inval`.
+    Invalidate,
+    /// `cbo.clean` and `cbo.flush`.
+    CleanOrFlush,
+    /// `cbo.zero`.
+    Zero,
+}
+
+/// The stored part of the CSRs, each always legal. Fields are named after the registers of the manual.
+///
+/// For saving and restoring a hart, and for whoever plays the firmware; instructions go through
+/// [`Hart::csr_instruction`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the names are the manual's")]
+pub struct Csrs {
+    /// Without SD, which follows from FS and VS.
+    pub mstatus: u64,
+    pub mtvec: u64,
+    pub medeleg: u64,
+    pub mideleg: u64,
+    pub mie: u64,
+    /// The bits of `mip` that software sets: SSIP, SEIP, and STIP while `menvcfg.STCE` is clear.
+    pub mip: u64,
+    pub mscratch: u64,
+    pub mepc: u64,
+    pub mcause: u64,
+    pub mtval: u64,
+    pub mcounteren: u64,
+    pub mcountinhibit: u64,
+    pub menvcfg: u64,
+    pub mstateen: [u64; 4],
+    pub stvec: u64,
+    pub scounteren: u64,
+    pub senvcfg: u64,
+    pub sscratch: u64,
+    pub sepc: u64,
+    pub scause: u64,
+    pub stval: u64,
+    pub stimecmp: u64,
+    pub satp: u64,
+    pub tselect: u64,
+    pub fflags: u8,
+    pub frm: u8,
+    pub(crate) mcycle: Counter,
+    pub(crate) minstret: Counter,
+    pub(crate) pmp: Pmp,
+}
 
 impl Csrs {
-    pub(crate) fn new(_config: &Config) -> Self {
-        Self::default()
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut csrs = Self {
+            mstatus: XLEN_64 << mstatus::UXL_SHIFT | XLEN_64 << mstatus::SXL_SHIFT,
+            mtvec: 0,
+            medeleg: 0,
+            mideleg: 0,
+            mie: 0,
+            mip: 0,
+            mscratch: 0,
+            mepc: 0,
+            mcause: 0,
+            mtval: 0,
+            mcounteren: 0,
+            mcountinhibit: 0,
+            menvcfg: 0,
+            mstateen: [0; 4],
+            stvec: 0,
+            scounteren: 0,
+            senvcfg: 0,
+            sscratch: 0,
+            sepc: 0,
+            scause: 0,
+            stval: 0,
+            stimecmp: u64::MAX,
+            satp: 0,
+            tselect: 0,
+            fflags: 0,
+            frm: 0,
+            mcycle: Counter::default(),
+            minstret: Counter::default(),
+            pmp: Pmp::new(config.pmp_entries),
+        };
+        if config.supervisor_only {
+            csrs.set_up_as_firmware();
+        }
+        csrs
     }
+
+    /// What an SBI implementation sets up before it starts a kernel in S-mode.
+    fn set_up_as_firmware(&mut self) {
+        self.medeleg = MEDELEG_WRITABLE & !(1 << Exception::EnvironmentCallFromSupervisor.code());
+        self.mideleg = SUPERVISOR_INTERRUPTS;
+        self.mcounteren = COUNTERS;
+        self.menvcfg = MENVCFG_WRITABLE & !envcfg::FIOM;
+        self.mstateen = [stateen::SE0 | stateen::ENVCFG, stateen::SE0, stateen::SE0, stateen::SE0];
+        self.pmp.open();
+    }
+
+    /// The registers that are nothing but bits: where they are stored, and which bits software may write.
+    fn plain(&mut self, number: u16) -> Option<(&mut u64, u64)> {
+        const ALL: u64 = u64::MAX;
+        /// `mepc` and `sepc`: bit 0 is always zero.
+        const EVEN: u64 = !1;
+        Some(match number {
+            SSCRATCH => (&mut self.sscratch, ALL),
+            SEPC => (&mut self.sepc, EVEN),
+            SCAUSE => (&mut self.scause, ALL),
+            STVAL => (&mut self.stval, ALL),
+            STIMECMP => (&mut self.stimecmp, ALL),
+            SCOUNTEREN => (&mut self.scounteren, COUNTERS),
+            MSCRATCH => (&mut self.mscratch, ALL),
+            MEPC => (&mut self.mepc, EVEN),
+            MCAUSE => (&mut self.mcause, ALL),
+            MTVAL => (&mut self.mtval, ALL),
+            MIE => (&mut self.mie, MACHINE_INTERRUPTS | SUPERVISOR_INTERRUPTS),
+            MEDELEG => (&mut self.medeleg, MEDELEG_WRITABLE),
+            MIDELEG => (&mut self.mideleg, !MACHINE_INTERRUPTS),
+            MCOUNTEREN => (&mut self.mcounteren, COUNTERS),
+            MSTATEEN0 => (&mut self.mstateen[0], stateen::SE0 | stateen::ENVCFG),
+            MSTATEEN1..=MSTATEEN3 => (&mut self.mstateen[usize::from(number - MSTATEEN0)], stateen::SE0),
+            _ => return None,
+        })
+    }
+
+    /// `mstatus` with SD: whether FS or VS is Dirty.
+    fn read_mstatus(&self) -> u64 {
+        let is_dirty = |field| self.mstatus & field == field;
+        let sd = if is_dirty(mstatus::FS) || is_dirty(mstatus::VS) { mstatus::SD } else { 0 };
+        self.mstatus | sd
+    }
+
+    /// Writes `mstatus` or `sstatus`. The reserved value of MPP becomes U.
+    fn write_mstatus(&mut self, value: u64, writable: u64) {
+        let mut new = merge(self.mstatus, value, writable);
+        if new & mstatus::MPP == 2 << mstatus::MPP_SHIFT {
+            new &= !mstatus::MPP;
+        }
+        self.mstatus = new;
+    }
+
+    /// `mstatus.MPP`.
+    pub(crate) fn previous_privilege(&self) -> Privilege {
+        Privilege::from_bits((self.mstatus & mstatus::MPP) >> mstatus::MPP_SHIFT).unwrap_or(Privilege::User)
+    }
+
+    fn write_fcsr(&mut self, frm: u8, fflags: u8) {
+        self.frm = frm & 7;
+        self.fflags = fflags & fcsr::FLAGS as u8;
+        self.mstatus |= mstatus::FS;
+    }
+}
+
+/// Takes the writable bits from `value` and the others from `old`.
+fn merge(old: u64, value: u64, writable: u64) -> u64 {
+    old & !writable | value & writable
+}
+
+/// `mtvec` and `stvec`: a reserved mode leaves the mode as it was.
+fn legal_tvec(old: u64, value: u64) -> u64 {
+    if value & mtvec::MODE <= mtvec::VECTORED { value } else { value & mtvec::BASE | old & mtvec::MODE }
+}
+
+/// `menvcfg` and `senvcfg`: the reserved value of CBIE becomes zero.
+fn legal_envcfg(old: u64, value: u64, writable: u64) -> u64 {
+    let new = merge(old, value, writable);
+    if new & envcfg::CBIE == 2 << envcfg::CBIE_SHIFT { new & !envcfg::CBIE } else { new }
 }
 
 impl Hart {
-    /// The CSR instructions. `operand` is `None` where the instruction doesn't write (`csrrs` with `x0`);
-    /// `reads` is false where it doesn't read (`csrrw` with `rd = x0`). Returns the old value for `rd`.
+    /// The CSR instructions. `operand` is `None` where the instruction doesn't write (`csrrs` and `csrrc`
+    /// with `x0` or zero). Returns the old value, for `rd`. No CSR has side effects on reading, so it doesn't
+    /// matter whether `rd` is `x0`.
     pub fn csr_instruction<E: Environment>(
         &mut self,
-        _env: &E,
-        _number: u16,
-        _operation: CsrOperation,
-        _operand: Option<u64>,
-        _reads: bool,
+        env: &E,
+        number: u16,
+        operation: CsrOperation,
+        operand: Option<u64>,
     ) -> Result<u64, IllegalInstruction> {
-        Ok(0)
+        self.check_csr(number, operand.is_some())?;
+        let old = self.csr_value(env, number)?;
+        if let Some(operand) = operand {
+            // A wire that holds SEIP must not be written back into the bit that software controls.
+            let base = if number == MIP { self.csr.mip } else { old };
+            let new = match operation {
+                CsrOperation::Write => operand,
+                CsrOperation::Set => base | operand,
+                CsrOperation::Clear => base & !operand,
+            };
+            self.set_csr(number, new);
+        }
+        Ok(old)
     }
 
-    /// Reads a CSR as an instruction in the current mode would.
-    pub fn read_csr<E: Environment>(&mut self, _env: &E, _number: u16) -> Result<u64, IllegalInstruction> {
-        Ok(0)
+    /// Reads a CSR as `csrr` in the current mode.
+    pub fn read_csr<E: Environment>(&mut self, env: &E, number: u16) -> Result<u64, IllegalInstruction> {
+        self.csr_instruction(env, number, CsrOperation::Set, None)
     }
 
-    /// Writes a CSR as an instruction in the current mode would.
+    /// Writes a CSR as `csrw` in the current mode.
     pub fn write_csr<E: Environment>(
         &mut self,
-        _env: &E,
-        _number: u16,
-        _value: u64,
+        env: &E,
+        number: u16,
+        value: u64,
     ) -> Result<(), IllegalInstruction> {
-        Ok(())
+        self.csr_instruction(env, number, CsrOperation::Write, Some(value)).map(drop)
+    }
+
+    /// Whether the current mode may access the CSR. Whether it exists is found when it is read.
+    fn check_csr(&self, number: u16, writes: bool) -> Result<(), IllegalInstruction> {
+        let csr = &self.csr;
+        let supervisor = self.privilege == Privilege::Supervisor;
+        let machine = self.privilege == Privilege::Machine;
+        let allowed = match number {
+            FFLAGS | FRM | FCSR => self.float_enabled(),
+            SATP => !supervisor || csr.mstatus & mstatus::TVM == 0,
+            STIMECMP => machine || csr.menvcfg & envcfg::STCE != 0 && csr.mcounteren & counters::TM != 0,
+            SENVCFG => machine || csr.mstateen[0] & stateen::ENVCFG != 0,
+            SSTATEEN0..=SSTATEEN3 => {
+                machine || csr.mstateen[usize::from(number - SSTATEEN0)] & stateen::SE0 != 0
+            }
+            CYCLE..=HPMCOUNTER31 => {
+                let bit = 1 << (number - CYCLE);
+                let enabled = match self.privilege {
+                    Privilege::Machine => u64::MAX,
+                    Privilege::Supervisor => csr.mcounteren,
+                    Privilege::User => csr.mcounteren & csr.scounteren,
+                };
+                enabled & bit != 0
+            }
+            _ => true,
+        };
+        let permitted = self.privilege >= privilege(number) && !(writes && is_read_only(number));
+        if allowed && permitted { Ok(()) } else { Err(IllegalInstruction) }
+    }
+
+    /// The value of a CSR, whoever asks. Refuses those that don't exist.
+    fn csr_value<E: Environment>(&mut self, env: &E, number: u16) -> Result<u64, IllegalInstruction> {
+        if let Some((stored, _)) = self.csr.plain(number) {
+            return Ok(*stored);
+        }
+        Ok(match number {
+            FFLAGS => u64::from(self.csr.fflags),
+            FRM => u64::from(self.csr.frm),
+            FCSR => u64::from(self.csr.frm) << fcsr::FRM_SHIFT | u64::from(self.csr.fflags),
+            CYCLE | MCYCLE => self.csr.mcycle.value(self.retired),
+            TIME => env.ticks(),
+            INSTRET | MINSTRET => self.csr.minstret.value(self.retired),
+            SSTATUS => self.csr.read_mstatus() & SSTATUS_MASK,
+            SIE => self.csr.mie & self.csr.mideleg & SUPERVISOR_INTERRUPTS,
+            SIP => self.interrupts_pending(env) & self.csr.mideleg & SUPERVISOR_INTERRUPTS,
+            STVEC => self.csr.stvec,
+            SENVCFG => self.csr.senvcfg,
+            SATP => self.csr.satp,
+            MSTATUS => self.csr.read_mstatus(),
+            MISA => MISA_VALUE,
+            MTVEC => self.csr.mtvec,
+            MENVCFG => self.csr.menvcfg,
+            MCOUNTINHIBIT => self.csr.mcountinhibit,
+            MIP => self.interrupts_pending(env),
+            // No triggers: what is written reads back inverted, so that no trigger can be selected.
+            TSELECT => !self.csr.tselect,
+            MHARTID => self.config.hart_id,
+            PMPCFG0..=PMPCFG15 => self.csr.pmp.config(number - PMPCFG0).ok_or(IllegalInstruction)?,
+            PMPADDR0..=PMPADDR63 => self.csr.pmp.address(number - PMPADDR0).ok_or(IllegalInstruction)?,
+            MVENDORID | MARCHID | MIMPID | MCONFIGPTR => 0,
+            SSTATEEN0..=SSTATEEN3 => 0,
+            HPMCOUNTER3..=HPMCOUNTER31 | MHPMCOUNTER3..=MHPMCOUNTER31 | MHPMEVENT3..=MHPMEVENT31 => 0,
+            _ => return Err(IllegalInstruction),
+        })
+    }
+
+    /// Gives a CSR a legal value made from `value`, whoever asks. Ignored by those that can't be written.
+    fn set_csr(&mut self, number: u16, value: u64) {
+        let csr = &mut self.csr;
+        if let Some((stored, writable)) = csr.plain(number) {
+            *stored = merge(*stored, value, writable);
+            return;
+        }
+        match number {
+            FFLAGS => csr.write_fcsr(csr.frm, value as u8),
+            FRM => csr.write_fcsr(value as u8, csr.fflags),
+            FCSR => csr.write_fcsr((value >> fcsr::FRM_SHIFT) as u8, value as u8),
+            MCYCLE => csr.mcycle.write(value, self.retired),
+            MINSTRET => csr.minstret.write(value, self.retired),
+            MCOUNTINHIBIT => {
+                csr.mcountinhibit = value & INHIBITABLE;
+                csr.mcycle.inhibit(value & counters::CY != 0, self.retired);
+                csr.minstret.inhibit(value & counters::IR != 0, self.retired);
+            }
+            SIE => csr.mie = merge(csr.mie, value, csr.mideleg & SUPERVISOR_INTERRUPTS),
+            SIP => csr.mip = merge(csr.mip, value, csr.mideleg & mip::SSIP),
+            MIP => {
+                let timer = if csr.menvcfg & envcfg::STCE == 0 { mip::STIP } else { 0 };
+                csr.mip = merge(csr.mip, value, mip::SSIP | mip::SEIP | timer);
+            }
+            STVEC => csr.stvec = legal_tvec(csr.stvec, value),
+            MTVEC => csr.mtvec = legal_tvec(csr.mtvec, value),
+            SENVCFG => csr.senvcfg = legal_envcfg(csr.senvcfg, value, SENVCFG_WRITABLE),
+            TSELECT => csr.tselect = value,
+            _ => self.set_translation_csr(number, value),
+        }
+    }
+
+    /// The registers that decide where an access goes and whether it is allowed.
+    fn set_translation_csr(&mut self, number: u16, value: u64) {
+        let csr = &mut self.csr;
+        match number {
+            MSTATUS => csr.write_mstatus(value, MSTATUS_WRITABLE),
+            SSTATUS => csr.write_mstatus(value, SSTATUS_WRITABLE),
+            SATP => {
+                if TranslationMode::of_satp(value).is_some_and(|mode| mode <= self.config.translation) {
+                    csr.satp = value;
+                }
+            }
+            _ => return self.set_protection_csr(number, value),
+        }
+        self.tlb.context_changed();
+    }
+
+    /// The registers that nothing in a [`TranslationContext`](crate::TranslationContext) stands for.
+    fn set_protection_csr(&mut self, number: u16, value: u64) {
+        let csr = &mut self.csr;
+        match number {
+            MENVCFG => csr.menvcfg = legal_envcfg(csr.menvcfg, value, MENVCFG_WRITABLE),
+            PMPCFG0..=PMPCFG15 => csr.pmp.set_config(number - PMPCFG0, value),
+            PMPADDR0..=PMPADDR63 => csr.pmp.set_address(number - PMPADDR0, value),
+            _ => return,
+        }
+        self.tlb.flush(None, None);
+    }
+
+    /// Whether a cache-block instruction may be executed now (Zicbom, Zicboz; `menvcfg` and `senvcfg`).
+    pub fn check_cache_block(&self, operation: CacheBlock) -> Result<(), IllegalInstruction> {
+        let field = match operation {
+            CacheBlock::Invalidate => envcfg::CBIE,
+            CacheBlock::CleanOrFlush => envcfg::CBCFE,
+            CacheBlock::Zero => envcfg::CBZE,
+        };
+        let supervisor = self.csr.menvcfg & field != 0;
+        let allowed = match self.privilege {
+            Privilege::Machine => true,
+            Privilege::Supervisor => supervisor,
+            Privilege::User => supervisor && self.csr.senvcfg & field != 0,
+        };
+        if allowed { Ok(()) } else { Err(IllegalInstruction) }
     }
 
     /// Whether floating-point instructions may be executed (`mstatus.FS` isn't Off).
+    #[inline]
     #[must_use]
     pub fn float_enabled(&self) -> bool {
-        true
+        self.csr.mstatus & mstatus::FS != 0
     }
 
     /// The dynamic rounding mode, the field `frm` of `fcsr`: 0..=7.
+    #[inline]
     #[must_use]
     pub fn rounding_mode(&self) -> u8 {
-        0
+        self.csr.frm
     }
 
     /// Notes that an instruction wrote an `f` register: `mstatus.FS` becomes Dirty.
-    pub fn mark_float_dirty(&mut self) {}
+    #[inline]
+    pub fn mark_float_dirty(&mut self) {
+        self.csr.mstatus |= mstatus::FS;
+    }
 
     /// Ors the exceptions that an instruction raised into `fflags` (NV 16, DZ 8, OF 4, UF 2, NX 1).
-    pub fn raise_float_flags(&mut self, _flags: u8) {}
+    /// `mstatus.FS` becomes Dirty if that changes them.
+    #[inline]
+    pub fn raise_float_flags(&mut self, flags: u8) {
+        if self.csr.fflags | flags != self.csr.fflags {
+            self.csr.fflags |= flags;
+            self.mark_float_dirty();
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;
