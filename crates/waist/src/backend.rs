@@ -123,6 +123,11 @@ pub trait ConsoleBackend: Send {
     fn is_open(&self) -> bool {
         true
     }
+    /// Columns and rows of the terminal at the host's end; always `None` where there is no terminal. The home
+    /// polls the device after a change.
+    fn size(&self) -> Option<(u16, u16)> {
+        None
+    }
     /// The guest opened or closed its end (virtio console ports only).
     fn guest_open(&mut self, _open: bool) {}
 }
