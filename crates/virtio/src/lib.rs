@@ -1,3 +1,26 @@
-//! Virtqueues, the virtio-mmio transport and the front ends of Rvisor's devices.
+//! Virtqueues, the virtio-mmio transport and the front ends of Rvisor's devices (Virtio 1.3).
+//!
+//! Key types: [`Transport`] puts a [`FrontEnd`] on the board's bus as a [`Device`](rvisor_waist::Device);
+//! [`Queue`](queue::Queue) takes chains of buffers out of guest memory and gives them back; [`blk`], [`console`]
+//! and [`rng`] hold the front ends, each driven by a back end of [`rvisor_waist`].
+//!
+//! The crate trusts nothing that a guest writes: see [`queue`] for what it checks.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod blk;
+pub mod console;
+pub mod features;
+mod front_end;
+pub mod queue;
+pub mod rng;
+mod segments;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod transport;
+
+pub use front_end::{FrontEnd, Queues};
+pub use segments::Segments;
+pub use transport::Transport;
