@@ -1,7 +1,7 @@
 //! The flattened device tree that describes the board to a guest (Devicetree Specification 0.4; bindings as
 //! Linux, OpenSBI and U-Boot know them from QEMU's `virt`).
 //!
-//! It describes [`crate::memory_map`]; it doesn't decide where kernels go. The size of
+//! It describes [`crate::memory_map`]; where kernels go is decided in [`crate::boot::layout`]. The size of
 //! a tree doesn't depend on the addresses in it, so one built with a stand-in for the initrd has its final size.
 
 use alloc::format;

@@ -4,5 +4,6 @@
 
 extern crate alloc;
 
+pub mod boot;
 pub mod device_tree;
 pub mod memory_map;
