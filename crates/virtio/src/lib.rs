@@ -1,8 +1,8 @@
 //! Virtqueues, the virtio-mmio transport and the front ends of Rvisor's devices (Virtio 1.3).
 //!
 //! Key types: [`Transport`] puts a [`FrontEnd`] on the board's bus as a [`Device`](rvisor_waist::Device);
-//! [`Queue`](queue::Queue) takes chains of buffers out of guest memory and gives them back; [`blk`], [`console`]
-//! and [`rng`] hold the front ends, each driven by a back end of [`rvisor_waist`].
+//! [`Queue`](queue::Queue) takes chains of buffers out of guest memory and gives them back; [`blk`], [`console`],
+//! [`net`] and [`rng`] hold the front ends, each driven by a back end of [`rvisor_waist`].
 //!
 //! The crate trusts nothing that a guest writes: see [`queue`] for what it checks.
 #![no_std]
@@ -14,6 +14,7 @@ pub mod blk;
 pub mod console;
 pub mod features;
 mod front_end;
+pub mod net;
 pub mod queue;
 pub mod rng;
 mod segments;

@@ -1,4 +1,4 @@
-//! Back ends without a home: a disk in memory, a console of two vectors. Their handles are shared with the
+//! Back ends without a home: a disk in memory, a console and a network of vectors. Their handles are shared with the
 //! test, which plays the host.
 
 use alloc::boxed::Box;
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use rvisor_waist::{
     BlockBackend, BlockCompletion, BlockError, BlockOperation, BlockRequest, ConsoleBackend, EntropyBackend,
-    GuestMemory, SECTOR_SIZE, Segment,
+    GuestMemory, NetBackend, SECTOR_SIZE, Segment,
 };
 use spin::Mutex;
 
@@ -232,5 +232,31 @@ impl EntropyBackend for TestEntropy {
             self.0 = self.0.wrapping_add(1);
             *byte = self.0;
         }
+    }
+}
+
+/// What went through a [`TestNet`].
+#[derive(Default)]
+pub struct NetState {
+    /// Frames from the guest.
+    pub sent: Vec<Vec<u8>>,
+    /// Frames for the guest.
+    pub incoming: VecDeque<Vec<u8>>,
+}
+
+/// A network whose other end is the test; clones are the same network.
+#[derive(Clone, Default)]
+pub struct TestNet(pub Arc<Mutex<NetState>>);
+
+impl NetBackend for TestNet {
+    fn send(&mut self, frame: &[u8]) {
+        self.0.lock().sent.push(frame.into());
+    }
+
+    fn receive(&mut self, frame: &mut Vec<u8>) -> bool {
+        frame.clear();
+        let Some(next) = self.0.lock().incoming.pop_front() else { return false };
+        frame.extend(next);
+        true
     }
 }

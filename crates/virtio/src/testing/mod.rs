@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-pub use back_end::{ConsoleState, DiskState, TestConsole, TestDisk, TestEntropy};
+pub use back_end::{ConsoleState, DiskState, NetState, TestConsole, TestDisk, TestEntropy, TestNet};
 pub use memory::{RAM, TestLine, TestMemory};
 use ring::Ring;
 use rvisor_waist::{Device, GuestMemory, GuestPhysical, Segment, Width};
