@@ -1,10 +1,11 @@
 //! Boot protocols: what a kernel, firmware or bare program expects of the machine it wakes up in.
 //!
-//! [`image`] and [`elf`] read the files, [`layout`] decides where everything goes. Reading the files from a
+//! [`image`], [`initrd`] and [`elf`] read the files, [`layout`] decides where everything goes. Reading the files from a
 //! disk and choosing a protocol is the caller's business.
 
 pub mod elf;
 pub mod image;
+pub mod initrd;
 pub mod layout;
 
 #[cfg(test)]
