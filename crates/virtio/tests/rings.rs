@@ -1,0 +1,87 @@
+//! Both ring formats with a driver that follows the rules, for longer than the indices are wide.
+
+use rvisor_virtio::features::{EVENT_IDX, INDIRECT_DESC, RING_PACKED};
+use rvisor_virtio::rng::Rng;
+use rvisor_virtio::testing::{Buffer, Driver, TestEntropy};
+use rvisor_virtio::transport::{interrupt, register};
+
+fn combinations() -> impl Iterator<Item = u64> {
+    (0..8).map(|bits| {
+        [(1, RING_PACKED), (2, EVENT_IDX), (4, INDIRECT_DESC)]
+            .iter()
+            .filter(|(bit, _)| bits & bit != 0)
+            .fold(0, |features, (_, feature)| features | feature)
+    })
+}
+
+fn driver(features: u64, size: u16) -> Driver<Rng> {
+    let mut driver = Driver::new(Rng::new(Box::new(TestEntropy::default())));
+    assert!(driver.negotiate(features));
+    driver.start_queue(0, size);
+    driver.set_register(register::STATUS, 15);
+    driver.indirect = features & INDIRECT_DESC != 0;
+    driver
+}
+
+#[test]
+fn chains_come_back_in_every_combination_of_features() {
+    for features in combinations() {
+        let mut driver = driver(features, 8);
+        let mut next_byte = 0_u8;
+        for round in 0..40_000_u32 {
+            let count = 1 + round % 3;
+            let parts = &[Buffer::Writable(1), Buffer::Writable(2)][..1 + (round % 2) as usize];
+            let chains: Vec<_> = (0..count).map(|_| driver.add(0, parts)).collect();
+            driver.notify(0);
+            for chain in &chains {
+                let written: u32 = chain.segments.iter().map(|segment| segment.length).sum();
+                assert_eq!(driver.used(0), Some((chain.id, written)), "{features:#x}, round {round}");
+                next_byte = next_byte.wrapping_add(1);
+                assert_eq!(driver.bytes(chain, 0), [next_byte]);
+                next_byte = next_byte.wrapping_add(written as u8 - 1);
+            }
+            assert_eq!(driver.used(0), None);
+        }
+        assert!(!driver.needs_reset());
+    }
+}
+
+#[test]
+fn device_asks_for_every_notification_once_it_ran_dry() {
+    for features in combinations() {
+        let mut driver = driver(features, 8);
+        for round in 0..70_000_u32 {
+            driver.add(0, &[Buffer::Writable(1)]);
+            assert!(driver.wants_notification(0, 1), "{features:#x}, round {round}");
+            driver.notify(0);
+            assert!(driver.used(0).is_some());
+        }
+    }
+}
+
+#[test]
+fn interrupt_comes_at_the_chain_asked_for() {
+    for features in combinations().filter(|features| features & EVENT_IDX != 0) {
+        let mut driver = driver(features, 8);
+        for round in 0..30_000_u32 {
+            driver.set_used_event(0, 2);
+            for chain in 0..3 {
+                driver.submit(0, &[Buffer::Writable(1)]);
+                let expected = if chain == 2 { interrupt::USED_BUFFER } else { 0 };
+                assert_eq!(driver.acknowledge(), expected, "{features:#x}, round {round}, chain {chain}");
+            }
+            while driver.used(0).is_some() {}
+        }
+    }
+}
+
+#[test]
+fn no_interrupt_comes_while_suppressed() {
+    for features in combinations().filter(|features| features & EVENT_IDX == 0) {
+        let mut driver = driver(features, 8);
+        driver.suppress_interrupts(0);
+        driver.submit(0, &[Buffer::Writable(1)]);
+        assert!(driver.used(0).is_some());
+        assert!(!driver.line.level());
+    }
+}
