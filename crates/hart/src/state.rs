@@ -46,7 +46,7 @@ pub struct Hart {
     pub f: [u64; 32],
     /// Program counter.
     pub pc: u64,
-    /// Current privilege mode.
+    /// Current privilege mode. Whoever sets it from outside calls [`fence_vma`](Self::fence_vma) afterwards.
     pub privilege: Privilege,
     /// Control and status registers.
     pub csr: Csrs,

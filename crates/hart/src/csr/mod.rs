@@ -92,7 +92,8 @@ pub enum CacheBlock {
 /// The stored part of the CSRs, each always legal. Fields are named after the registers of the manual.
 ///
 /// For saving and restoring a hart, and for whoever plays the firmware; instructions go through
-/// [`Hart::csr_instruction`].
+/// [`Hart::csr_instruction`]. Whoever changes `satp`, `mstatus` or `menvcfg` here calls [`Hart::fence_vma`]
+/// afterwards, because cached translations depend on them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the names are the manual's")]
 pub struct Csrs {

@@ -324,3 +324,41 @@ fn page_with_a_protection_boundary_is_not_whole() {
     let fault = translate_address(&mut hart, &world, Access::Load, protected);
     assert_eq!(fault, Err(Exception::LoadAccessFault));
 }
+
+/// Numbers that look random, the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        self.0 ^ self.0 >> 32
+    }
+}
+
+#[test]
+fn garbage_in_page_tables_gives_a_translation_or_a_fault() {
+    let (mut hart, world) = (supervisor_hart(), World::new());
+    let mut noise = Noise(1);
+    let mut found = 0;
+    for _ in 0..200 {
+        for entry in 0..4 * 512 {
+            // Pointers and leaves in about equal parts, into the first pages of RAM and outside.
+            let page = RAM + (noise.next() % 5) * 0x1000;
+            let bits = noise.next() & 0xff & if entry % 2 == 0 { !(RWX | AD | Pte::U) } else { !0 };
+            let rare = if noise.next() % 8 == 0 { noise.next() << 54 } else { 0 };
+            world.ram.set_double(RAM + 8 * entry, pte(page, bits | Pte::V | rare));
+        }
+        for _ in 0..50 {
+            let mode = [satp::SV39, satp::SV48, satp::SV57][(noise.next() % 3) as usize];
+            hart.csr.satp = mode << satp::MODE_SHIFT | RAM >> 12;
+            hart.csr.mstatus = noise.next() & (mstatus::SUM | mstatus::MXR);
+            let address = (noise.next() as i64 >> (noise.next() % 52)) as u64;
+            let access = [Access::Load, Access::Store, Access::Execute][(noise.next() % 3) as usize];
+            let first = translate_address(&mut hart, &world, access, address);
+            let second = translate_address(&mut hart, &world, access, address);
+            assert_eq!(first, second, "{access:?} {address:#x}");
+            found += u32::from(first.is_ok());
+        }
+    }
+    assert!(found > 100, "{found}");
+}
