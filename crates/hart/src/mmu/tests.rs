@@ -345,7 +345,7 @@ fn garbage_in_page_tables_gives_a_translation_or_a_fault() {
             // Pointers and leaves in about equal parts, into the first pages of RAM and outside.
             let page = RAM + (noise.next() % 5) * 0x1000;
             let bits = noise.next() & 0xff & if entry % 2 == 0 { !(RWX | AD | Pte::U) } else { !0 };
-            let rare = if noise.next() % 8 == 0 { noise.next() << 54 } else { 0 };
+            let rare = if noise.next().is_multiple_of(8) { noise.next() << 54 } else { 0 };
             world.ram.set_double(RAM + 8 * entry, pte(page, bits | Pte::V | rare));
         }
         for _ in 0..50 {
