@@ -1,15 +1,19 @@
 //! Addition, multiplication, division, square root and fused multiply-add.
 
+use super::fast::{self, Operator};
 use super::{
-    Class, Flags, Format, Rounding, Unpacked, fast, invalid, normalize_round_pack, propagate,
-    shift_right_jam, signed, unpack,
+    Class, Flags, Format, Rounding, Unpacked, invalid, normalize_round_pack, propagate, shift_right_jam,
+    signed, unpack,
 };
 
 /// `a + b`.
 #[inline]
 #[must_use]
 pub fn add<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
-    fast::add::<F>(a, b, rounding, *flags).unwrap_or_else(|| add_exact::<F>(a, b, rounding, flags))
+    match fast::binary::<F>(Operator::Add, a, b, rounding, flags) {
+        Some(result) => result,
+        None => add_unpacked::<F>(a, b, rounding, flags),
+    }
 }
 
 /// `a - b`.
@@ -23,17 +27,23 @@ pub fn sub<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> 
 #[inline]
 #[must_use]
 pub fn mul<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
-    fast::mul::<F>(a, b, rounding, *flags).unwrap_or_else(|| mul_exact::<F>(a, b, rounding, flags))
+    match fast::binary::<F>(Operator::Mul, a, b, rounding, flags) {
+        Some(result) => result,
+        None => mul_unpacked::<F>(a, b, rounding, flags),
+    }
 }
 
 /// `a / b`.
 #[inline]
 #[must_use]
 pub fn div<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
-    fast::div::<F>(a, b, rounding, *flags).unwrap_or_else(|| div_exact::<F>(a, b, rounding, flags))
+    match fast::binary::<F>(Operator::Div, a, b, rounding, flags) {
+        Some(result) => result,
+        None => div_unpacked::<F>(a, b, rounding, flags),
+    }
 }
 
-pub(super) fn add_exact<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
+fn add_unpacked<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
     let (left, right) = (unpack::<F>(a), unpack::<F>(b));
     match (left.class, right.class) {
         (Class::Nan { .. }, _) | (_, Class::Nan { .. }) => {
@@ -53,7 +63,7 @@ pub(super) fn add_exact<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &m
     }
 }
 
-pub(super) fn mul_exact<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
+fn mul_unpacked<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
     let (left, right) = (unpack::<F>(a), unpack::<F>(b));
     let negative = left.negative != right.negative;
     match (left.class, right.class) {
@@ -70,7 +80,7 @@ pub(super) fn mul_exact<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &m
     }
 }
 
-pub(super) fn div_exact<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
+fn div_unpacked<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
     let (left, right) = (unpack::<F>(a), unpack::<F>(b));
     let negative = left.negative != right.negative;
     match (left.class, right.class) {
