@@ -20,11 +20,11 @@ use crate::queue::Layout;
 use crate::transport::{CONFIG_OFFSET, Transport, register, status};
 
 /// Bytes of RAM of a [`Driver`].
-pub const RAM_SIZE: usize = 4 << 20;
-/// Room for the rings of one queue.
-const RING_SPACE: u64 = 0x4000;
-/// Where buffers begin, after room for the rings of 64 queues.
-const HEAP: u64 = 64 * RING_SPACE;
+pub const RAM_SIZE: usize = 2 << 20;
+/// Room for the rings of one queue, of up to 256 entries.
+pub const RING_SPACE: u64 = 0x2000;
+/// Where buffers begin: offset from [`RAM`], after room for the rings of 32 queues.
+pub const HEAP: u64 = 32 * RING_SPACE;
 
 /// A buffer to be made available.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl<F: FrontEnd> Driver<F> {
     #[must_use]
     pub fn layout(&self, index: usize, size: u16) -> Layout {
         let base = RAM.offset(RING_SPACE * index as u64);
-        Layout { size, descriptors: base, driver: base.offset(0x2000), device: base.offset(0x3000) }
+        Layout { size, descriptors: base, driver: base.offset(0x1000), device: base.offset(0x1400) }
     }
 
     /// Sets queue `index` up with `size` entries.
