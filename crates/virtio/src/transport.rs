@@ -3,6 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
 use rvisor_waist::{Device, GuestMemory, GuestPhysical, InterruptLine, OutOfRange, Width};
 
@@ -266,9 +267,8 @@ impl<F: FrontEnd, M: GuestMemory> Transport<F, M> {
         }
     }
 
-    /// Goes on with the queues that had more work than is done in one go.
-    fn resume_deferred(&mut self) {
-        let deferred = core::mem::take(&mut self.deferred);
+    /// Goes on with queues that had more work than is done in one go.
+    fn resume(&mut self, deferred: u64) {
         if deferred == 0 {
             return;
         }
@@ -343,7 +343,8 @@ impl<F: FrontEnd, M: GuestMemory> Transport<F, M> {
 
 impl<F: FrontEnd, M: GuestMemory> Device for Transport<F, M> {
     fn read(&mut self, offset: u64, width: Width) -> Result<u64, OutOfRange> {
-        self.resume_deferred();
+        let deferred = mem::take(&mut self.deferred);
+        self.resume(deferred);
         Ok(match offset.checked_sub(CONFIG_OFFSET) {
             Some(offset) => self.read_config(offset, width),
             None if width == Width::Word => self.read_register(offset).into(),
@@ -352,7 +353,7 @@ impl<F: FrontEnd, M: GuestMemory> Device for Transport<F, M> {
     }
 
     fn write(&mut self, offset: u64, width: Width, value: u64) -> Result<(), OutOfRange> {
-        self.resume_deferred();
+        let deferred = mem::take(&mut self.deferred);
         match offset.checked_sub(CONFIG_OFFSET) {
             Some(offset) => {
                 self.front_end.write_config(offset, &value.to_le_bytes()[..width.bytes() as usize]);
@@ -360,11 +361,14 @@ impl<F: FrontEnd, M: GuestMemory> Device for Transport<F, M> {
             None if width == Width::Word => self.write_register(offset, value as u32),
             None => {}
         }
+        // Only now: an acknowledgement must not take back the interrupt for what is used here.
+        self.resume(deferred);
         Ok(())
     }
 
     fn poll(&mut self) {
-        self.resume_deferred();
+        let deferred = mem::take(&mut self.deferred);
+        self.resume(deferred);
         self.serve(|front_end, queues| front_end.poll(queues));
     }
 

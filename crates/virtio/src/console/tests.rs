@@ -249,3 +249,13 @@ fn endless_output_comes_back_to_the_hart() {
     assert_eq!(guest.console.0.lock().output.len(), 20 << 16);
     assert!(guest.driver.used(1).is_some());
 }
+
+#[test]
+fn acknowledging_does_not_hide_what_is_used_meanwhile() {
+    let mut guest = Guest::new(0);
+    let chunk = vec![1; 1 << 16];
+    guest.driver.submit(1, &[Readable(&chunk[..]); 20]);
+    guest.driver.set_register(crate::transport::register::INTERRUPT_ACK, interrupt::USED_BUFFER);
+    assert!(guest.driver.used(1).is_some());
+    assert!(guest.driver.line.level());
+}

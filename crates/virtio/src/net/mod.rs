@@ -33,6 +33,8 @@ pub const TRANSMIT: usize = 1;
 const QUEUE_SIZE: u16 = 256;
 /// Longest frame that is carried, in bytes.
 const MAX_FRAME: usize = 1 << 16;
+/// Frames and buffers looked at in one go; a busy network must not hold a hart up.
+const FRAME_BUDGET: u32 = 1024;
 /// `VIRTIO_NET_S_LINK_UP`
 const LINK_UP: u16 = 1;
 
@@ -100,7 +102,10 @@ impl Net {
     }
 
     fn receive<M: GuestMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), QueueError> {
-        while self.has_room(queues)? && self.has_frame() {
+        for _ in 0..FRAME_BUDGET {
+            if !self.has_room(queues)? || !self.has_frame() {
+                return Ok(());
+            }
             let room: usize = self.room.iter().map(|chain| chain.writable.length() as usize).sum();
             if room >= header::SIZE + self.incoming.len() {
                 self.deliver(queues)?;
@@ -108,10 +113,11 @@ impl Net {
                 // The driver was to supply buffers that hold any frame.
                 self.has_incoming = false;
             } else {
-                let Some(chain) = queues.pop(RECEIVE)? else { break };
+                let Some(chain) = queues.pop(RECEIVE)? else { return Ok(()) };
                 self.room.push(chain);
             }
         }
+        queues.defer(RECEIVE);
         Ok(())
     }
 

@@ -139,3 +139,13 @@ fn configuration_tells_address_link_and_mtu() {
     let plain = Net::new(MAC, Box::new(TestNet::default()));
     assert_eq!(plain.features() & F_MTU, 0);
 }
+
+#[test]
+fn busy_network_comes_back_to_the_hart() {
+    let (mut driver, net) = started(0);
+    net.0.lock().incoming.extend(vec![vec![1; 100]; 1500]);
+    driver.submit(RECEIVE, &[Writable(62)]);
+    assert_eq!(net.0.lock().incoming.len(), 1500 - FRAME_BUDGET as usize);
+    driver.acknowledge();
+    assert!(net.0.lock().incoming.is_empty());
+}
