@@ -11,6 +11,7 @@ mod clock;
 pub mod disk;
 mod entropy;
 mod memory;
+pub mod net;
 
 pub use clock::HostClock;
 pub use entropy::HostEntropy;

@@ -1,0 +1,314 @@
+//! The network's thread: takes frames and events in turn and passes each on to whom it concerns.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress, Icmpv4DstUnreachable, Icmpv4Repr, IpProtocol};
+
+use super::datagram::DatagramFlows;
+use super::dhcp::{self, Dhcp};
+use super::forward::Forwards;
+use super::fragment::Reassembly;
+use super::poller::{Poller, Ready, Token};
+use super::queue::Queues;
+use super::resolver::Resolver;
+use super::stack::Stack;
+use super::tcp::TcpFlows;
+use super::wire::{self, Datagram, Echo, Packet, Segment};
+use super::{DNS_SERVER, GATEWAY, HOST_MAC, NetError, NetOptions, is_guest, is_local};
+
+/// UDP and TCP port of DNS.
+const DNS_PORT: u16 = 53;
+/// How often flows are looked through for those that have expired.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// All that the network's thread works with.
+pub(super) struct Engine {
+    queues: Arc<Queues>,
+    /// Tells the home that there are frames for the guest.
+    wake: Arc<dyn Fn() + Send + Sync>,
+    poller: Poller,
+    stack: Stack,
+    tcp: TcpFlows,
+    datagrams: DatagramFlows,
+    forwards: Forwards,
+    fragments: Reassembly,
+    dhcp: Dhcp,
+    resolver: Resolver,
+    restrict: bool,
+    /// Buffers of frames that have been dealt with.
+    used: Vec<Vec<u8>>,
+    swept: Instant,
+}
+
+/// Where something that the guest sends goes.
+enum Route {
+    To(SocketAddr),
+    /// Nobody is there.
+    Refused,
+    /// No way leads there.
+    Unreachable,
+    /// The guest is not to go there.
+    Prohibited,
+}
+
+impl Engine {
+    pub(super) fn new(
+        options: &NetOptions,
+        queues: Arc<Queues>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, NetError> {
+        options.check()?;
+        let NetOptions { hostname, restrict, mtu, resolvers, .. } = options.clone();
+        let forwards = Forwards::new(&options.forwards)?;
+        let poller = Poller::new()?;
+        poller.add(queues.bell(), Token::Bell)?;
+        forwards.register(&poller)?;
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        Ok(Self {
+            queues,
+            wake,
+            poller,
+            stack: Stack::new(mtu, u64::from_ne_bytes(seed)),
+            tcp: TcpFlows::default(),
+            datagrams: DatagramFlows::new(),
+            forwards,
+            fragments: Reassembly::default(),
+            dhcp: Dhcp { hostname, mtu, restrict },
+            resolver: Resolver::new(resolvers),
+            restrict,
+            used: Vec::new(),
+            swept: Instant::now(),
+        })
+    }
+
+    /// Works until the queues are closed.
+    ///
+    /// # Errors
+    /// The host refuses to wait, which nothing can be done about.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        while !self.queues.is_closing() {
+            let timeout = self.timeout();
+            self.turn(timeout)?;
+        }
+        Ok(())
+    }
+
+    /// How long nothing will need to be done unless something happens.
+    fn timeout(&self) -> Duration {
+        if self.tcp.is_due() || self.datagrams.is_due() || self.forwards.is_due() {
+            return Duration::ZERO;
+        }
+        let timer = self.tcp.deadline().map(|at| match at > self.stack.now {
+            true => (at - self.stack.now).into(),
+            false => Duration::ZERO,
+        });
+        timer.unwrap_or(SWEEP).min(SWEEP)
+    }
+
+    /// Waits at most for `timeout`, then does what there is to do.
+    fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        let events = self.poller.wait(timeout)?;
+        self.stack.tick();
+        self.publish();
+        self.stack.link.out.stalled = false;
+        let frames = self.queues.take(&mut self.used);
+        for frame in frames {
+            self.frame(&frame);
+            self.used.push(frame);
+        }
+        for (token, ready) in events {
+            self.event(token, ready);
+        }
+        self.forwards.serve(&mut self.stack, &self.poller, &mut self.tcp);
+        self.datagrams.serve(&mut self.stack.link.out);
+        self.tcp.serve(&mut self.stack);
+        if self.swept.elapsed() >= SWEEP {
+            self.swept = Instant::now();
+            self.tcp.expire(&mut self.stack);
+            self.datagrams.expire(self.swept);
+        }
+        self.stack.link.out.stalled |= self.tcp.is_blocked();
+        self.publish();
+        Ok(())
+    }
+
+    /// Hands the frames made so far to the guest and learns how many it has taken.
+    fn publish(&mut self) {
+        let out = &mut self.stack.link.out;
+        let any = !out.frames.is_empty();
+        out.bytes = self.queues.publish(&mut out.frames, &mut out.spare, out.stalled);
+        if any {
+            (self.wake)();
+        }
+    }
+
+    fn event(&mut self, token: Token, ready: Ready) {
+        match token {
+            Token::Bell => {}
+            Token::Tcp(id) => self.tcp.ready(&mut self.stack, id, ready),
+            Token::Datagram(id) => self.datagrams.ready(&mut self.stack.link.out, id),
+            Token::Forward(number) => {
+                self.forwards.ready(&mut self.stack, &self.poller, &mut self.tcp, number);
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: &[u8]) {
+        let Some((sender, packet)) = wire::parse(frame) else { return };
+        self.stack.link.out.guest = sender;
+        self.packet(packet);
+    }
+
+    fn packet(&mut self, packet: Packet<'_>) {
+        match packet {
+            Packet::Arp(arp) => self.arp(&arp),
+            Packet::Udp(datagram) if datagram.destination.port() == dhcp::SERVER_PORT => self.dhcp(&datagram),
+            Packet::Udp(datagram) if is_guest(*datagram.source.ip()) => self.udp(&datagram),
+            Packet::Tcp(segment) if is_guest(*segment.source.ip()) => self.segment(&segment),
+            Packet::Echo(echo) if is_guest(echo.source) => self.echo(&echo),
+            Packet::Fragment(part) if is_guest(part.source) && part.protocol != IpProtocol::Tcp => {
+                let Some(whole) = self.fragments.add(&part, Instant::now()) else { return };
+                let (from, to) = (whole.source, whole.destination);
+                if let Some(packet) = wire::parse_datagram(from, to, whole.protocol, &whole.payload) {
+                    self.packet(packet);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers who asks for the gateway or the DNS server.
+    fn arp(&mut self, arp: &ArpRepr) {
+        let &ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
+        } = arp
+        else {
+            return;
+        };
+        if target_protocol_addr != GATEWAY && target_protocol_addr != DNS_SERVER {
+            return;
+        }
+        let reply = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress(HOST_MAC),
+            source_protocol_addr: target_protocol_addr,
+            target_hardware_addr: source_hardware_addr,
+            target_protocol_addr: source_protocol_addr,
+        };
+        self.stack.link.out.send_arp(source_hardware_addr, &reply);
+    }
+
+    fn dhcp(&mut self, datagram: &Datagram<'_>) {
+        let to = *datagram.destination.ip();
+        if to != Ipv4Addr::BROADCAST && to != GATEWAY {
+            return;
+        }
+        if let Some((to, answer)) = self.dhcp.answer(datagram.payload) {
+            let from = SocketAddrV4::new(GATEWAY, dhcp::SERVER_PORT);
+            self.stack.link.out.send_udp(from, to, &answer);
+        }
+    }
+
+    fn udp(&mut self, datagram: &Datagram<'_>) {
+        if self.forwards.answer(datagram) {
+            return;
+        }
+        if let Route::To(target) = self.route(datagram.destination) {
+            let (out, resolver) = (&mut self.stack.link.out, &mut self.resolver);
+            self.datagrams.send(&self.poller, out, resolver, datagram, target);
+        }
+    }
+
+    fn segment(&mut self, segment: &Segment<'_>) {
+        if self.tcp.deliver(&mut self.stack, segment) {
+            return;
+        }
+        if !segment.opens {
+            return self.stack.refuse(segment.packet);
+        }
+        match self.route(segment.destination) {
+            Route::To(target) => self.tcp.open(&mut self.stack, &self.poller, segment, target),
+            Route::Refused => self.stack.refuse(segment.packet),
+            Route::Unreachable => {
+                self.stack.unreachable(segment.packet, Icmpv4DstUnreachable::HostUnreachable);
+            }
+            Route::Prohibited => {
+                self.stack.unreachable(segment.packet, Icmpv4DstUnreachable::NetProhibited);
+            }
+        }
+    }
+
+    fn echo(&mut self, echo: &Echo<'_>) {
+        let &Echo { source, destination, ident, sequence: seq_no, data } = echo;
+        if destination == GATEWAY || destination == DNS_SERVER {
+            let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
+            self.stack.link.out.send_icmp(destination, source, &reply);
+        } else if !self.restrict && is_public(destination) {
+            self.datagrams.ping(&self.poller, &mut self.stack.link.out, echo);
+        }
+    }
+
+    fn route(&mut self, destination: SocketAddrV4) -> Route {
+        let port = destination.port();
+        match *destination.ip() {
+            _ if self.restrict => Route::Prohibited,
+            GATEWAY => Route::To(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            DNS_SERVER if port == DNS_PORT => match self.resolver.server(0) {
+                Some(server) => Route::To(server),
+                None => Route::Unreachable,
+            },
+            DNS_SERVER => Route::Refused,
+            address if is_public(address) => Route::To(SocketAddr::V4(destination)),
+            _ => Route::Unreachable,
+        }
+    }
+}
+
+/// Whether packets for `address` may leave through the gateway. The host's loopback is reached at the
+/// gateway's address only, and link-local addresses are not routed (RFC 3927, 7).
+fn is_public(address: Ipv4Addr) -> bool {
+    let reserved = address.octets()[0] == 0 || address.octets()[0] >= 240;
+    !(reserved
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || is_local(address))
+}
+
+/// A network without its thread, for fuzzing: it takes frames, makes answers, and reaches nothing of the host.
+#[doc(hidden)]
+pub struct Isolated(Engine, Arc<Queues>);
+
+impl Isolated {
+    /// A network cut off from the host.
+    ///
+    /// # Errors
+    /// The host refuses descriptors.
+    pub fn new() -> Result<Self, NetError> {
+        let queues = Arc::new(Queues::new()?);
+        let options = NetOptions { restrict: true, ..NetOptions::default() };
+        Ok(Self(Engine::new(&options, Arc::clone(&queues), Arc::new(|| ()))?, queues))
+    }
+
+    /// Takes one frame and returns the answers.
+    pub fn exchange(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+        self.1.send(frame);
+        if self.0.turn(Duration::ZERO).is_err() {
+            return Vec::new();
+        }
+        let mut answers = Vec::new();
+        let mut answer = Vec::new();
+        while self.1.receive(&mut answer) {
+            answers.push(std::mem::take(&mut answer));
+        }
+        answers
+    }
+}

@@ -1,0 +1,236 @@
+//! Ports of the host that lead to the guest.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
+
+use super::link::Outgoing;
+use super::options::{Forward, NetError, Protocol};
+use super::poller::{Poller, Token};
+use super::stack::Stack;
+use super::tcp::TcpFlows;
+use super::wire::Datagram;
+use super::{GATEWAY, GUEST};
+
+/// Most peers of one UDP port; a further one replaces the one silent for longest.
+const MAX_PEERS: usize = 256;
+/// How long a silent peer is remembered.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Datagrams or connections taken from one port before others get their turn.
+const BURST: usize = 64;
+
+/// All forwards, listening.
+pub(super) struct Forwards {
+    ports: Vec<Port>,
+    /// Ports that had more than a burst.
+    due: Vec<u64>,
+    buffer: Vec<u8>,
+}
+
+enum Port {
+    Tcp { listener: TcpListener, guest: u16 },
+    Udp { socket: UdpSocket, guest: u16, peers: Vec<Peer> },
+}
+
+/// Somebody who sent to a forwarded UDP port.
+struct Peer {
+    address: SocketAddr,
+    /// The gateway's port that stands for it in the guest's eyes.
+    port: u16,
+    used: Instant,
+}
+
+impl Forwards {
+    /// Listens on all ports.
+    pub(super) fn new(forwards: &[Forward]) -> Result<Self, NetError> {
+        let open = |forward: &Forward| {
+            let &Forward { protocol, host: address, guest } = forward;
+            listen(protocol, address, guest).map_err(|source| NetError::Listen { protocol, address, source })
+        };
+        let ports = forwards.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { ports, due: Vec::new(), buffer: vec![0; usize::from(u16::MAX)] })
+    }
+
+    /// Adds all ports to what is waited for.
+    pub(super) fn register(&self, poller: &Poller) -> io::Result<()> {
+        for (number, port) in (0..).zip(&self.ports) {
+            match port {
+                Port::Tcp { listener, .. } => poller.add(listener, Token::Forward(number))?,
+                Port::Udp { socket, .. } => poller.add(socket, Token::Forward(number))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a port wants its turn without waiting for anything.
+    pub(super) fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Something has arrived at a port.
+    pub(super) fn ready(&mut self, stack: &mut Stack, poller: &Poller, flows: &mut TcpFlows, number: u64) {
+        let more = match self.ports.get_mut(number as usize) {
+            Some(Port::Tcp { listener, guest }) => accept(stack, poller, flows, listener, *guest),
+            Some(Port::Udp { socket, guest, peers }) => {
+                receive(&mut stack.link.out, socket, *guest, peers, &mut self.buffer)
+            }
+            None => false,
+        };
+        if more {
+            self.due.push(number);
+        }
+    }
+
+    /// Gives the ports another turn that had too much for one.
+    pub(super) fn serve(&mut self, stack: &mut Stack, poller: &Poller, flows: &mut TcpFlows) {
+        for number in std::mem::take(&mut self.due) {
+            self.ready(stack, poller, flows, number);
+        }
+    }
+
+    /// A datagram from the guest that answers a peer; false if it isn't one.
+    pub(super) fn answer(&mut self, datagram: &Datagram<'_>) -> bool {
+        if *datagram.destination.ip() != GATEWAY {
+            return false;
+        }
+        for port in &mut self.ports {
+            let Port::Udp { socket, guest, peers } = port else { continue };
+            let known = peers.iter_mut().find(|peer| peer.port == datagram.destination.port());
+            if let Some(peer) = known.filter(|_| *guest == datagram.source.port()) {
+                peer.used = Instant::now();
+                // Lost where the host has no room, as datagrams are.
+                let _ = socket.send_to(datagram.payload, peer.address);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn listen(protocol: Protocol, address: SocketAddrV4, guest: u16) -> io::Result<Port> {
+    Ok(match protocol {
+        Protocol::Tcp => {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Port::Tcp { listener, guest }
+        }
+        Protocol::Udp => {
+            let socket = UdpSocket::bind(address)?;
+            socket.set_nonblocking(true)?;
+            Port::Udp { socket, guest, peers: Vec::new() }
+        }
+    })
+}
+
+/// Takes connections; tells whether there may be more.
+fn accept(
+    stack: &mut Stack,
+    poller: &Poller,
+    flows: &mut TcpFlows,
+    listener: &TcpListener,
+    guest: u16,
+) -> bool {
+    for _ in 0..BURST {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stack.link.out.look_for(GUEST);
+                if let Err(error) = flows.accept(stack, poller, stream, SocketAddrV4::new(GUEST, guest)) {
+                    log::debug!("forwarded connection to guest port {guest} dropped: {error}");
+                }
+            }
+            // The peer gave up, or nobody is there, or descriptors are used up (the next arrival tries again).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Takes datagrams; tells whether there may be more.
+fn receive(
+    out: &mut Outgoing,
+    socket: &UdpSocket,
+    guest: u16,
+    peers: &mut Vec<Peer>,
+    buffer: &mut [u8],
+) -> bool {
+    for _ in 0..BURST {
+        match socket.recv_from(buffer) {
+            Ok((length, address)) => {
+                out.look_for(GUEST);
+                let source = SocketAddrV4::new(GATEWAY, port_of(peers, address));
+                out.send_udp(source, SocketAddrV4::new(GUEST, guest), &buffer[..length]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            // What an earlier answer met: not ours to tell the guest, which sees many peers at one address.
+            Err(_) => {}
+        }
+    }
+    true
+}
+
+/// The gateway's port that stands for a peer: its own if no other peer has it.
+fn port_of(peers: &mut Vec<Peer>, address: SocketAddr) -> u16 {
+    let now = Instant::now();
+    if let Some(peer) = peers.iter_mut().find(|peer| peer.address == address) {
+        peer.used = now;
+        return peer.port;
+    }
+    peers.retain(|peer| now.duration_since(peer.used) < PATIENCE);
+    if peers.len() == MAX_PEERS {
+        let oldest = peers.iter().enumerate().min_by_key(|(_, peer)| peer.used).map(|(index, _)| index);
+        oldest.map(|index| peers.swap_remove(index));
+    }
+    let mut port = address.port();
+    while port == 0 || peers.iter().any(|peer| peer.port == port) {
+        port = port.wrapping_add(1);
+    }
+    peers.push(Peer { address, port, used: now });
+    port
+}
+
+impl Outgoing {
+    /// Asks for the hardware address of `guest` unless one is known.
+    fn look_for(&mut self, guest: Ipv4Addr) {
+        use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress};
+        if !self.guest.is_broadcast() {
+            return;
+        }
+        let request = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: EthernetAddress(super::HOST_MAC),
+            source_protocol_addr: GATEWAY,
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: guest,
+        };
+        self.send_arp(EthernetAddress::BROADCAST, &request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_keep_their_port_and_never_share_one() {
+        let mut peers = Vec::new();
+        let first: SocketAddr = "127.0.0.1:4000".parse().unwrap();
+        let second: SocketAddr = "127.0.0.2:4000".parse().unwrap();
+        assert_eq!(port_of(&mut peers, first), 4000);
+        assert_eq!(port_of(&mut peers, second), 4001);
+        assert_eq!(port_of(&mut peers, first), 4000);
+        for port in 1..1000 {
+            port_of(&mut peers, SocketAddr::new(first.ip(), port));
+            assert!(peers.len() <= MAX_PEERS);
+        }
+    }
+
+    #[test]
+    fn port_in_use_is_an_error_that_names_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(host) = listener.local_addr().unwrap() else { panic!("not IPv4") };
+        let error = Forwards::new(&[Forward { protocol: Protocol::Tcp, host, guest: 80 }]).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains(&host.to_string()) && text.contains("choose another port"), "{text}");
+    }
+}

@@ -1,0 +1,69 @@
+//! A network for the guest that needs no privileges on the host.
+//!
+//! Key types: [`NetOptions`] and [`Forward`] say what the network offers, [`UserNetwork`] is the
+//! [`rvisor_waist::NetBackend`]. The guest sees an Ethernet with the network 10.0.2.0/24: itself at
+//! 10.0.2.15 (leased by DHCP), a gateway at 10.0.2.2 and a DNS server at 10.0.2.3, as with QEMU's user
+//! network.
+//!
+//! What leaves the guest ends at the gateway and goes on as ordinary sockets of this process: TCP connections
+//! are spliced, UDP exchanges and pings translated. The host's own services (127.0.0.1) are reached at
+//! 10.0.2.2. Nothing reaches the guest unasked except through [`Forward`]s.
+//!
+//! Not for IPv6: its frames are dropped, the guest finds no router and stays with IPv4. Not for multicast, and
+//! not for IP options or fragmented TCP.
+//!
+//! One thread per network does all of it: `engine` is its loop; `tcp`, `datagram`, `forward`, `dhcp` and
+//! `resolver` are what it knows; `wire` reads frames, `link` makes them, and carries IP packets for smoltcp,
+//! the TCP implementation that faces the guest.
+//!
+//! Memory is bounded: numbers of flows, bytes in each flow's buffers and bytes of queued frames have limits.
+//! TCP that meets a limit waits (its window closes); datagrams that meet one are dropped.
+
+mod datagram;
+mod dhcp;
+mod engine;
+mod forward;
+mod fragment;
+mod link;
+mod options;
+mod poller;
+mod queue;
+mod resolver;
+mod stack;
+mod tcp;
+mod user;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+#[doc(hidden)]
+pub use engine::Isolated;
+pub use options::{Forward, NetError, NetOptions, ParseForwardError, Protocol};
+pub use user::UserNetwork;
+
+use std::net::Ipv4Addr;
+
+/// The gateway: it answers pings, and its TCP and UDP ports are the host's at 127.0.0.1.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The DNS server: queries go on to the host's resolvers.
+const DNS_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+/// The address leased to the guest; forwards lead there.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// Bits of the network prefix.
+const PREFIX: u8 = 24;
+/// Hardware address of the gateway and the DNS server: locally administered, from their address.
+const HOST_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
+
+/// Whether an address belongs to the guest's own network.
+fn is_local(address: Ipv4Addr) -> bool {
+    address.octets()[..3] == GATEWAY.octets()[..3]
+}
+
+/// Whether the guest may use `address` as its own.
+fn is_guest(address: Ipv4Addr) -> bool {
+    is_local(address)
+        && address != GATEWAY
+        && address != DNS_SERVER
+        && !matches!(address.octets()[3], 0 | 255)
+}

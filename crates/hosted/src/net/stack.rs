@@ -1,0 +1,74 @@
+//! smoltcp as the gateway's TCP: it accepts connections to any address.
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Packet, Ipv4Repr};
+use smoltcp::wire::{Icmpv4DstUnreachable, Icmpv4Repr};
+
+use super::link::Link;
+use super::{GATEWAY, PREFIX};
+
+/// Bytes of a packet's payload that an ICMP error quotes (RFC 792).
+const QUOTED: usize = 8;
+
+/// The gateway's protocol stack.
+pub(super) struct Stack {
+    pub(super) interface: Interface,
+    pub(super) link: Link,
+    pub(super) now: Instant,
+    start: std::time::Instant,
+}
+
+impl Stack {
+    /// `seed` makes sequence numbers unpredictable.
+    pub(super) fn new(mtu: u16, seed: u64) -> Self {
+        let mut link = Link::new(mtu);
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut link, Instant::ZERO);
+        interface.set_any_ip(true);
+        // Neither can fail: the tables have room for at least one entry.
+        interface.update_ip_addrs(|addresses| {
+            let _ = addresses.push(IpCidr::new(GATEWAY.into(), PREFIX));
+        });
+        let _ = interface.routes_mut().add_default_ipv4_route(GATEWAY);
+        Self { interface, link, now: Instant::ZERO, start: std::time::Instant::now() }
+    }
+
+    /// Looks at the clock.
+    pub(super) fn tick(&mut self) {
+        self.now = Instant::from_micros(self.start.elapsed().as_micros() as i64);
+    }
+
+    /// Gives an IP packet to the sockets; without one that wants it, TCP answers with a reset.
+    pub(super) fn ingress(&mut self, packet: &[u8], sockets: &mut SocketSet<'_>) {
+        self.link.arrive(packet);
+        self.interface.poll_ingress_single(self.now, &mut self.link, sockets);
+    }
+
+    /// Answers a TCP packet that belongs to no connection with a reset.
+    pub(super) fn refuse(&mut self, packet: &[u8]) {
+        self.ingress(packet, &mut SocketSet::new(Vec::new()));
+    }
+
+    /// Sends what the sockets have to send, as long as there is room.
+    pub(super) fn egress(&mut self, sockets: &mut SocketSet<'_>) {
+        while self.link.out.has_room() {
+            if self.interface.poll_egress(self.now, &mut self.link, sockets) == PollResult::None {
+                return;
+            }
+        }
+        self.link.out.stalled = true;
+    }
+
+    /// Tells the guest that its packet doesn't reach its destination.
+    pub(super) fn unreachable(&mut self, packet: &[u8], reason: Icmpv4DstUnreachable) {
+        let Ok(packet) = Ipv4Packet::new_checked(packet) else { return };
+        let Ok(header) = Ipv4Repr::parse(&packet, &ChecksumCapabilities::ignored()) else { return };
+        let payload = packet.payload();
+        let data = &payload[..payload.len().min(QUOTED)];
+        let message = Icmpv4Repr::DstUnreachable { reason, header, data };
+        self.link.out.send_icmp(GATEWAY, header.src_addr, &message);
+    }
+}

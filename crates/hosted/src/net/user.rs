@@ -1,0 +1,55 @@
+//! The back end that the device talks to.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use rvisor_waist::NetBackend;
+
+use super::engine::Engine;
+use super::queue::Queues;
+use super::{NetError, NetOptions};
+
+/// A network on the host's sockets. Dropping it ends its thread and all its connections.
+pub struct UserNetwork {
+    queues: Arc<Queues>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UserNetwork {
+    /// Makes the network and starts its thread. `wake` is called from that thread whenever there are new
+    /// frames for the guest.
+    pub fn new(options: &NetOptions, wake: Arc<dyn Fn() + Send + Sync>) -> Result<Self, NetError> {
+        let queues = Arc::new(Queues::new()?);
+        let engine = Engine::new(options, Arc::clone(&queues), wake)?;
+        let thread = thread::Builder::new().name("network".into()).spawn(move || serve(engine))?;
+        Ok(Self { queues, thread: Some(thread) })
+    }
+}
+
+fn serve(engine: Engine) {
+    let ended: io::Result<()> = engine.run();
+    if let Err(error) = ended {
+        log::error!("the network has stopped: {error}");
+    }
+}
+
+impl NetBackend for UserNetwork {
+    fn send(&mut self, frame: &[u8]) {
+        self.queues.send(frame);
+    }
+
+    fn receive(&mut self, frame: &mut Vec<u8>) -> bool {
+        self.queues.receive(frame)
+    }
+}
+
+impl Drop for UserNetwork {
+    fn drop(&mut self) {
+        self.queues.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by the panic handler; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+}
