@@ -2,12 +2,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
 extern crate alloc;
 
 mod csr;
 mod exit;
 pub mod float;
+mod interpreter;
 mod interrupt;
 mod mmu;
 mod pmp;

@@ -1,9 +1,12 @@
 //! The state of one hart and how it is configured and reset.
 
+use alloc::boxed::Box;
 use rvisor_isa::Privilege;
+
 use rvisor_waist::{AtomicWidth, GuestPhysical};
 
 use crate::csr::Csrs;
+use crate::interpreter::Interpreter;
 use crate::mmu::TranslationMode;
 use crate::tlb::Tlb;
 
@@ -57,6 +60,10 @@ pub struct Hart {
     pub reservation: Option<Reservation>,
     pub(crate) config: Config,
     pub(crate) tlb: Tlb,
+    /// Counts `fence.i`.
+    pub(crate) code_epoch: u64,
+    /// Absent while it runs.
+    pub(crate) interpreter: Option<Box<Interpreter>>,
 }
 
 impl Hart {
@@ -73,6 +80,8 @@ impl Hart {
             reservation: None,
             config,
             tlb: Tlb::new(),
+            code_epoch: 0,
+            interpreter: None,
         }
     }
 

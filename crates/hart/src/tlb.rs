@@ -1,21 +1,263 @@
-//! Cache of translations.
+//! Cache of translations: a software TLB for loads, one for stores, one for fetches.
+//!
+//! A hit must cost a handful of host instructions, so everything that decides whether an entry may be used
+//! (address space, privilege, SUM, MXR) is folded into one number, the *context*, which shares a word with
+//! the page's address: one comparison decides. Walking page tables is [`mmu`](crate::mmu)'s.
+//!
+//! Source: Privileged ISA, "Supervisor Address Translation and Protection (satp) Register" and
+//! "Supervisor Memory-Management Fence Instruction".
 
-use rvisor_waist::GuestVirtual;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+
+use rvisor_isa::Privilege;
+use rvisor_waist::{GuestPhysical, GuestVirtual, PAGE_SIZE};
+
+use crate::mmu::{Access, Translation, TranslationContext};
+
+/// Entries of each direct-mapped array.
+const ENTRIES: usize = 512;
+const PAGE_MASK: u64 = !(PAGE_SIZE - 1);
+
+/// A context holds the space's number above three bits: may use user pages, may use supervisor pages, MXR.
+const USER: u64 = 1;
+const SUPERVISOR: u64 = 2;
+const EXECUTABLE_READABLE: u64 = 4;
+const SPACE_SHIFT: u32 = 3;
+const SPACE_MASK: u64 = PAGE_SIZE - (1 << SPACE_SHIFT);
+/// Spaces: M-mode, S- and U-mode without translation, and one for each ASID in use. All of the last kind have
+/// the highest bit set: a global mapping belongs to them alone. The last number that fits stays unused, so
+/// that [`Entry::EMPTY`] matches nothing.
+const SPACE_MACHINE: u64 = 0;
+const SPACE_BARE: u64 = 1;
+const SPACE_END: u64 = (PAGE_SIZE >> SPACE_SHIFT) - 1;
+const SPACE_FIRST: u64 = (PAGE_SIZE >> SPACE_SHIFT) / 2;
+const TRANSLATED: u64 = SPACE_FIRST << SPACE_SHIFT;
+
+/// One cached translation of a base page.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Address of the page, and the bits of the context that it needs.
+    tag: u64,
+    /// The bits of `tag` that count.
+    mask: u64,
+    /// Guest physical minus guest virtual address.
+    addend: u64,
+    /// Binary logarithm of the size of the page that the page tables map.
+    size_shift: u32,
+    /// For fetches: what the interpreter keeps for the page.
+    cookie: u32,
+}
+
+impl Entry {
+    const EMPTY: Self = Self { tag: u64::MAX, mask: u64::MAX, addend: 0, size_shift: 12, cookie: 0 };
+
+    #[inline(always)]
+    fn matches(&self, page: u64, context: u64) -> bool {
+        ((page | context) ^ self.tag) & self.mask == 0
+    }
+}
+
+type Array = Box<[Entry; ENTRIES]>;
+
+fn empty() -> Array {
+    Box::new([Entry::EMPTY; ENTRIES])
+}
+
+#[inline(always)]
+fn index(address: u64) -> usize {
+    (address / PAGE_SIZE) as usize % ENTRIES
+}
 
 /// Translations that loads, stores and fetches may use without a walk.
-pub struct Tlb {}
+pub struct Tlb {
+    load: Array,
+    store: Array,
+    fetch: Array,
+    data_context: u64,
+    fetch_context: u64,
+    /// The contexts may be out of date.
+    stale: bool,
+    /// Numbers of the address spaces in use. A number is never used again before everything is forgotten.
+    spaces: BTreeMap<u16, u64>,
+    next_space: u64,
+    /// Whether entries stem from pages larger than a base page, so that forgetting one address is more than
+    /// looking at its own entry.
+    large_pages: bool,
+    large_global_pages: bool,
+}
 
 impl Tlb {
     /// An empty cache.
     pub fn new() -> Self {
-        Self {}
+        Self {
+            load: empty(),
+            store: empty(),
+            fetch: empty(),
+            data_context: 0,
+            fetch_context: 0,
+            stale: true,
+            spaces: BTreeMap::new(),
+            next_space: SPACE_FIRST,
+            large_pages: false,
+            large_global_pages: false,
+        }
+    }
+
+    /// Where a load of `size` bytes goes, if that is known. An access that crosses pages isn't.
+    #[inline(always)]
+    pub fn load(&self, address: u64, size: u64) -> Option<GuestPhysical> {
+        let entry = Self::lookup(&self.load, address, size, self.data_context)?;
+        Some(GuestPhysical(address.wrapping_add(entry.addend)))
+    }
+
+    /// Where a store of `size` bytes goes, if that is known.
+    #[inline(always)]
+    pub fn store(&self, address: u64, size: u64) -> Option<GuestPhysical> {
+        let entry = Self::lookup(&self.store, address, size, self.data_context)?;
+        Some(GuestPhysical(address.wrapping_add(entry.addend)))
+    }
+
+    /// Where a fetch goes, and the cookie of its page.
+    #[inline(always)]
+    pub fn fetch(&self, address: u64) -> Option<(GuestPhysical, u32)> {
+        let entry = Self::lookup(&self.fetch, address, 1, self.fetch_context)?;
+        Some((GuestPhysical(address.wrapping_add(entry.addend)), entry.cookie))
+    }
+
+    /// The last byte's page is compared, in the entry of the first byte's: they match only together.
+    #[inline(always)]
+    fn lookup(array: &[Entry; ENTRIES], address: u64, size: u64, context: u64) -> Option<&Entry> {
+        let entry = &array[index(address)];
+        let last_page = address.wrapping_add(size - 1) & PAGE_MASK;
+        entry.matches(last_page, context).then_some(entry)
+    }
+
+    /// Whether [`set_context`](Self::set_context) has to be called before the next look-up.
+    #[inline(always)]
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Makes look-ups use `context`.
+    pub fn set_context(&mut self, context: TranslationContext) {
+        self.stale = false;
+        let space = context.asid.map_or(SPACE_BARE, |asid| self.space(asid));
+        let space_of = |privilege| if privilege == Privilege::Machine { SPACE_MACHINE } else { space };
+        let rights = match context.data {
+            Privilege::User => USER,
+            Privilege::Supervisor if context.sum => USER | SUPERVISOR,
+            Privilege::Supervisor | Privilege::Machine => SUPERVISOR,
+        };
+        let mxr = if context.mxr { EXECUTABLE_READABLE } else { 0 };
+        self.data_context = space_of(context.data) << SPACE_SHIFT | rights | mxr;
+        let rights = if context.fetch == Privilege::User { USER } else { SUPERVISOR };
+        self.fetch_context = space_of(context.fetch) << SPACE_SHIFT | rights;
+    }
+
+    fn space(&mut self, asid: u16) -> u64 {
+        if let Some(&space) = self.spaces.get(&asid) {
+            return space;
+        }
+        if self.next_space == SPACE_END {
+            self.flush(None, None);
+            self.stale = false;
+        }
+        let space = self.next_space;
+        self.next_space += 1;
+        self.spaces.insert(asid, space);
+        space
+    }
+
+    /// Remembers a translation, and what else it says about loads and stores of the page. `cookie` is for
+    /// fetches.
+    pub fn insert(&mut self, address: GuestVirtual, access: Access, translation: &Translation, cookie: u32) {
+        if !translation.whole_page {
+            return;
+        }
+        let slot = index(address.0);
+        if access == Access::Execute {
+            self.fetch[slot] = Entry { cookie, ..self.entry(address, self.fetch_context, translation) };
+            return;
+        }
+        let entry = self.entry(address, self.data_context, translation);
+        if access == Access::Store || translation.writable {
+            self.store[slot] = entry;
+        }
+        if translation.readable {
+            self.load[slot] = entry;
+        } else if access == Access::Load {
+            let mxr = EXECUTABLE_READABLE;
+            self.load[slot] = Entry { tag: entry.tag | mxr, mask: entry.mask | mxr, ..entry };
+        }
+    }
+
+    fn entry(&mut self, address: GuestVirtual, context: u64, translation: &Translation) -> Entry {
+        let page = address.page().0;
+        let (space, rights) = match (context & TRANSLATED != 0, translation.global) {
+            (false, _) => (SPACE_MASK, 0),
+            (true, global) => {
+                let large = translation.page_size > PAGE_SIZE;
+                self.large_global_pages |= large && global;
+                self.large_pages |= large && !global;
+                let rights = if translation.user { USER } else { SUPERVISOR };
+                (if global { TRANSLATED } else { SPACE_MASK }, rights)
+            }
+        };
+        Entry {
+            tag: page | context & space | rights,
+            mask: PAGE_MASK | space | rights,
+            addend: translation.physical.page().0.wrapping_sub(page),
+            size_shift: translation.page_size.max(PAGE_SIZE).trailing_zeros(),
+            cookie: 0,
+        }
     }
 
     /// Forgets the translations of a page (or of all), of an address space (or of all; a given one spares
     /// global mappings).
-    pub fn flush(&mut self, _address: Option<GuestVirtual>, _asid: Option<u16>) {}
+    pub fn flush(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
+        match (address, asid) {
+            (None, None) => self.flush_all(),
+            (None, Some(asid)) => {
+                self.spaces.remove(&asid);
+                self.stale = true;
+            }
+            (Some(address), _) => self.flush_page(address.0, asid.is_some()),
+        }
+    }
+
+    fn flush_all(&mut self) {
+        for array in [&mut self.load, &mut self.store, &mut self.fetch] {
+            array.fill(Entry::EMPTY);
+        }
+        self.spaces.clear();
+        self.next_space = SPACE_FIRST;
+        self.large_pages = false;
+        self.large_global_pages = false;
+        self.stale = true;
+    }
+
+    /// Forgets a page in every space: more than was asked for, and cheaper than finding out whose it is.
+    fn flush_page(&mut self, address: u64, spare_global: bool) {
+        let scan = self.large_pages || self.large_global_pages && !spare_global;
+        for array in [&mut self.load, &mut self.store, &mut self.fetch] {
+            let entries = if scan { &mut array[..] } else { &mut array[index(address)..][..1] };
+            for entry in entries {
+                if (entry.tag ^ address) >> entry.size_shift == 0 {
+                    *entry = Entry::EMPTY;
+                }
+            }
+        }
+    }
+
+    /// Forgets where fetches lead: the interpreter's cookies are void.
+    pub fn flush_fetches(&mut self) {
+        self.fetch.fill(Entry::EMPTY);
+    }
 
     /// Called after anything but the page tables that decides what an access may do has changed: privilege,
-    /// `satp`, `mstatus` (MPRV, MPP, SUM, MXR), PMP, `menvcfg` (PBMTE, ADUE).
-    pub fn context_changed(&mut self) {}
+    /// `satp`, `mstatus` (MPRV, MPP, SUM, MXR).
+    pub fn context_changed(&mut self) {
+        self.stale = true;
+    }
 }

@@ -75,7 +75,7 @@ pub fn execute(
             FleH FleS FleD => run.test::<F>(|a, b| float::less_or_equal::<F>(a, b, flags)),
             FltqH FltqS FltqD => run.test::<F>(|a, b| float::less_quiet::<F>(a, b, flags)),
             FleqH FleqS FleqD => run.test::<F>(|a, b| float::less_or_equal_quiet::<F>(a, b, flags)),
-            FclassH FclassS FclassD => run.to_x::<F>(float::classify::<F>),
+            FclassH FclassS FclassD => run.x_from_f::<F>(float::classify::<F>),
 
             FroundH FroundS FroundD => {
                 run.unary::<F>(|a| float::round_to_integral::<F>(a, mode, flags));
@@ -84,21 +84,21 @@ pub fn execute(
                 run.unary::<F>(|a| float::round_to_integral_exact::<F>(a, mode, flags));
             },
 
-            FcvtWH FcvtWS FcvtWD => run.to_x::<F>(|a| float::to_i32::<F>(a, mode, flags) as u64),
+            FcvtWH FcvtWS FcvtWD => run.x_from_f::<F>(|a| float::to_i32::<F>(a, mode, flags) as u64),
             FcvtWuH FcvtWuS FcvtWuD => {
-                run.to_x::<F>(|a| float::to_u32::<F>(a, mode, flags) as i32 as u64);
+                run.x_from_f::<F>(|a| float::to_u32::<F>(a, mode, flags) as i32 as u64);
             },
-            FcvtLH FcvtLS FcvtLD => run.to_x::<F>(|a| float::to_i64::<F>(a, mode, flags) as u64),
-            FcvtLuH FcvtLuS FcvtLuD => run.to_x::<F>(|a| float::to_u64::<F>(a, mode, flags)),
+            FcvtLH FcvtLS FcvtLD => run.x_from_f::<F>(|a| float::to_i64::<F>(a, mode, flags) as u64),
+            FcvtLuH FcvtLuS FcvtLuD => run.x_from_f::<F>(|a| float::to_u64::<F>(a, mode, flags)),
 
-            FcvtHW FcvtSW FcvtDW => run.from_x::<F>(|x| float::from_i32::<F>(x as i32, mode, flags)),
+            FcvtHW FcvtSW FcvtDW => run.f_from_x::<F>(|x| float::from_i32::<F>(x as i32, mode, flags)),
             FcvtHWu FcvtSWu FcvtDWu => {
-                run.from_x::<F>(|x| float::from_u32::<F>(x as u32, mode, flags));
+                run.f_from_x::<F>(|x| float::from_u32::<F>(x as u32, mode, flags));
             },
-            FcvtHL FcvtSL FcvtDL => run.from_x::<F>(|x| float::from_i64::<F>(x as i64, mode, flags)),
-            FcvtHLu FcvtSLu FcvtDLu => run.from_x::<F>(|x| float::from_u64::<F>(x, mode, flags)),
+            FcvtHL FcvtSL FcvtDL => run.f_from_x::<F>(|x| float::from_i64::<F>(x as i64, mode, flags)),
+            FcvtHLu FcvtSLu FcvtDLu => run.f_from_x::<F>(|x| float::from_u64::<F>(x, mode, flags)),
 
-            FmvHX FmvWX FmvDX => run.from_x::<F>(|x| x),
+            FmvHX FmvWX FmvDX => run.f_from_x::<F>(|x| x),
             FmvXH FmvXW FmvXD => run.move_to_x::<F>(),
             FliH FliS FliD => run.set_f::<F>(float::load_immediate::<F>(instruction.rs1)),
         }
@@ -108,7 +108,7 @@ pub fn execute(
         Op::FcvtDS => run.convert::<Single, Double>(mode, flags),
         Op::FcvtHD => run.convert::<Double, Half>(mode, flags),
         Op::FcvtSD => run.convert::<Double, Single>(mode, flags),
-        Op::FcvtmodWD => run.to_x::<Double>(|a| float::to_i32_modular(a, flags) as u64),
+        Op::FcvtmodWD => run.x_from_f::<Double>(|a| float::to_i32_modular(a, flags) as u64),
         _ => return Err(IllegalInstruction),
     }
     hart.raise_float_flags(flags.0);
@@ -161,12 +161,12 @@ impl Operands<'_> {
     }
 
     #[inline(always)]
-    fn to_x<F: Format>(&mut self, operation: impl FnOnce(u64) -> u64) {
+    fn x_from_f<F: Format>(&mut self, operation: impl FnOnce(u64) -> u64) {
         self.x.write(self.i.rd, operation(unbox::<F>(self.f(self.i.rs1))));
     }
 
     #[inline(always)]
-    fn from_x<F: Format>(&mut self, operation: impl FnOnce(u64) -> u64) {
+    fn f_from_x<F: Format>(&mut self, operation: impl FnOnce(u64) -> u64) {
         self.set_f::<F>(operation(self.x[self.i.rs1]));
     }
 

@@ -1,0 +1,242 @@
+//! Cache of prepared code, by guest physical page.
+//!
+//! A page's operations are made as they are first reached, in runs that end at an unconditional jump; each
+//! instruction is prepared once, however many runs lead to it. Code doesn't see stores to it before
+//! `fence.i`, which only counts an epoch: a page of an older epoch compares its instructions with memory when
+//! it is entered next.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use rvisor_isa::{Instruction, decode};
+use rvisor_waist::{GuestMemory, GuestPhysical, OutOfRange, PAGE_SIZE};
+
+use super::op::{Code, HALFWORDS, Prepared};
+
+/// Pages kept; when there are more, all are dropped.
+const PAGES: usize = 4096;
+/// Instructions prepared at a time: what follows a branch may never be reached.
+const RUN: usize = 48;
+const BYTES: usize = PAGE_SIZE as usize;
+
+/// The operations of one page.
+pub struct CodePage {
+    physical: GuestPhysical,
+    epoch: u64,
+    /// Where in `operations` the instruction at each halfword is; 0 where none is prepared.
+    pub entries: [u16; HALFWORDS],
+    /// The first is [`Code::Unprepared`], so that index 0 is no instruction's.
+    pub operations: Vec<Prepared>,
+    /// Halfword of each operation's instruction.
+    halfwords: Vec<u16>,
+    /// Instructions that operations refer to.
+    pub side: Vec<Instruction>,
+    /// What memory held where instructions are prepared; an instruction alone may reach into the next page.
+    source: [u8; BYTES + 2],
+    /// The halfwords of `source` that are part of such instructions.
+    prepared: [u64; HALFWORDS / 64],
+}
+
+impl CodePage {
+    fn new(physical: GuestPhysical, epoch: u64) -> Self {
+        Self {
+            physical,
+            epoch,
+            entries: [0; HALFWORDS],
+            operations: Vec::from([Prepared::new(Code::Unprepared, 0)]),
+            halfwords: Vec::from([0]),
+            side: Vec::new(),
+            source: [0; BYTES + 2],
+            prepared: [0; HALFWORDS / 64],
+        }
+    }
+
+    /// Bytes from the page's start to the instruction of an operation.
+    pub fn offset(&self, position: usize) -> u64 {
+        u64::from(self.halfwords[position]) * 2
+    }
+
+    /// The encoding of an operation's instruction; a compressed one is zero-extended.
+    pub fn bits(&self, position: usize) -> u32 {
+        let at = usize::from(self.halfwords[position]) * 2;
+        let half = |at: usize| u32::from(u16::from_le_bytes([self.source[at], self.source[at + 1]]));
+        let low = half(at);
+        if low & 3 == 3 { low | half(at + 2) << 16 } else { low }
+    }
+
+    /// A page that can hold one instruction, wherever in its page that stands.
+    pub fn new_single() -> Self {
+        Self::new(GuestPhysical(0), 0)
+    }
+
+    /// Position of the instruction that [`set_single`](Self::set_single) prepared.
+    pub const SINGLE: usize = 1;
+
+    /// Makes `bits`, at `offset` in its page, the only instruction. Where it may run into or jump to other
+    /// instructions, it leaves the page.
+    pub fn set_single(&mut self, bits: u32, offset: u64) {
+        if self.operations.len() > 1 && self.offset(Self::SINGLE) == offset && self.bits(Self::SINGLE) == bits
+        {
+            return;
+        }
+        let at = offset as usize;
+        self.source[at..at + 4].copy_from_slice(&bits.to_le_bytes());
+        self.operations.truncate(1);
+        self.halfwords.truncate(1);
+        self.side.clear();
+        let operation = self.prepare(bits, at / 2, false);
+        self.push(operation, at / 2);
+        let length = if bits & 3 == 3 { 4 } else { 2 };
+        self.push(Prepared::new(Code::Leave, (at + length) as i32), at / 2);
+    }
+
+    fn push(&mut self, operation: Prepared, halfword: usize) {
+        self.operations.push(operation);
+        self.halfwords.push(halfword as u16);
+    }
+
+    /// Prepares the instruction at `halfword` and those behind it.
+    fn prepare_run<M: GuestMemory>(&mut self, memory: &M, mut halfword: usize) -> Result<(), OutOfRange> {
+        for _ in 0..RUN {
+            if halfword == HALFWORDS {
+                self.push(Prepared::new(Code::Leave, BYTES as i32), HALFWORDS - 1);
+                return Ok(());
+            }
+            if self.entries[halfword] != 0 {
+                self.push(Prepared::new(Code::Goto, self.entries[halfword].into()), halfword);
+                return Ok(());
+            }
+            let low = self.fetch(memory, halfword)?;
+            let is_long = low & 3 == 3;
+            let crosses = is_long && halfword + 1 == HALFWORDS;
+            let high = if is_long && !crosses { self.fetch(memory, halfword + 1)? } else { 0 };
+            let operation = if crosses {
+                Prepared::new(Code::Crossing, 0)
+            } else {
+                self.prepare(low | high << 16, halfword, true)
+            };
+            self.entries[halfword] = self.operations.len() as u16;
+            self.push(operation, halfword);
+            if operation.ends_run() {
+                return Ok(());
+            }
+            halfword += if is_long { 2 } else { 1 };
+        }
+        let rest = if halfword == HALFWORDS {
+            Prepared::new(Code::Leave, BYTES as i32)
+        } else {
+            Prepared::new(Code::Unprepared, halfword as i32)
+        };
+        self.push(rest, halfword.min(HALFWORDS - 1));
+        Ok(())
+    }
+
+    fn prepare(&mut self, bits: u32, halfword: usize, near: bool) -> Prepared {
+        let Some(instruction) = decode(bits) else { return Prepared::new(Code::Illegal, 0) };
+        let operation = Prepared::from_instruction(&instruction, halfword as u16 * 2, self.side.len(), near);
+        if operation.is_kept() {
+            self.side.push(instruction);
+        }
+        operation
+    }
+
+    fn fetch<M: GuestMemory>(&mut self, memory: &M, halfword: usize) -> Result<u32, OutOfRange> {
+        let value: u16 = memory.load(self.physical.offset(halfword as u64 * 2))?;
+        self.source[halfword * 2..][..2].copy_from_slice(&value.to_le_bytes());
+        self.prepared[halfword / 64] |= 1 << (halfword % 64);
+        Ok(value.into())
+    }
+
+    /// Whether the prepared instructions are still those in memory.
+    fn is_current<M: GuestMemory>(&self, memory: &M) -> bool {
+        let mut now = [0; BYTES];
+        if memory.read(self.physical, &mut now).is_err() {
+            return false;
+        }
+        let is_prepared = |halfword: usize| self.prepared[halfword / 64] >> (halfword % 64) & 1 != 0;
+        let differs = |halfword: usize| {
+            let bytes = halfword * 2..halfword * 2 + 2;
+            self.source[bytes.clone()] != now[bytes]
+        };
+        self.prepared.iter().enumerate().all(|(group, &bits)| {
+            let bytes = group * 128..group * 128 + 128;
+            bits == 0
+                || self.source[bytes.clone()] == now[bytes]
+                || !(group * 64..group * 64 + 64).any(|half| is_prepared(half) && differs(half))
+        })
+    }
+}
+
+/// All prepared code of a hart.
+pub struct CodeCache {
+    pages: Vec<Box<CodePage>>,
+    by_address: BTreeMap<u64, u32>,
+}
+
+/// The place of a page in the cache.
+pub type PageIndex = usize;
+
+impl CodeCache {
+    pub fn new() -> Self {
+        Self { pages: Vec::new(), by_address: BTreeMap::new() }
+    }
+
+    #[inline(always)]
+    pub fn page(&self, index: PageIndex) -> &CodePage {
+        &self.pages[index]
+    }
+
+    /// Position of the instruction at `halfword` of a page, if it is prepared and up to date.
+    #[inline(always)]
+    pub fn position(&self, index: PageIndex, epoch: u64, halfword: usize) -> Option<usize> {
+        let page = self.pages.get(index)?;
+        let position = usize::from(page.entries[halfword % HALFWORDS]);
+        (page.epoch == epoch && position != 0).then_some(position)
+    }
+
+    /// The page at `physical`, if there is one.
+    pub fn find(&self, physical: GuestPhysical) -> Option<PageIndex> {
+        self.by_address.get(&physical.0).map(|&index| index as usize)
+    }
+
+    /// Whether adding a page means dropping all others, after which their indices are void.
+    pub fn is_full(&self) -> bool {
+        self.pages.len() == PAGES
+    }
+
+    /// Adds the page at `physical`, all of which is RAM.
+    pub fn add(&mut self, physical: GuestPhysical, epoch: u64) -> PageIndex {
+        if self.is_full() {
+            self.pages.clear();
+            self.by_address.clear();
+        }
+        let index = self.pages.len();
+        self.pages.push(Box::new(CodePage::new(physical, epoch)));
+        self.by_address.insert(physical.0, index as u32);
+        index
+    }
+
+    /// Brings a page up to `epoch` and prepares the instruction at `halfword` unless it is. Returns its
+    /// position.
+    pub fn prepare<M: GuestMemory>(
+        &mut self,
+        index: PageIndex,
+        epoch: u64,
+        memory: &M,
+        halfword: usize,
+    ) -> Result<usize, OutOfRange> {
+        let page = &mut self.pages[index];
+        if page.epoch != epoch {
+            if page.is_current(memory) {
+                page.epoch = epoch;
+            } else {
+                **page = CodePage::new(page.physical, epoch);
+            }
+        }
+        if page.entries[halfword] == 0 {
+            page.prepare_run(memory, halfword)?;
+        }
+        Ok(page.entries[halfword].into())
+    }
+}

@@ -1,0 +1,125 @@
+//! The interpreter: what each instruction means, and the loop that runs them.
+//!
+//! Guest code is prepared page by page ([`code`]) into small operations ([`op`]) that the hot loop
+//! ([`execute`]) works through. A page belongs to a guest physical address, so that address spaces share it;
+//! jumps inside a page need no translation, those out of it one probe of the TLB. `fence.i` is cheap and
+//! exact. Atomics are in [`atomic`], everything privileged in [`system`].
+//!
+//! Source: Unprivileged ISA for the instructions, Privileged ISA, "Machine-Level ISA" for what traps record.
+
+mod atomic;
+mod code;
+mod execute;
+mod fetch;
+mod float;
+mod integer;
+mod memory;
+mod op;
+mod registers;
+mod stop;
+mod system;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+
+use rvisor_isa::Exception;
+
+use crate::exit::{Environment, Exit};
+use crate::state::Hart;
+use crate::trap::Trap;
+use code::{CodeCache, CodePage};
+use execute::Extent;
+use registers::Registers;
+use stop::Stop;
+
+/// Instructions between two looks at the environment: some microseconds.
+const SLICE: u64 = 2048;
+
+/// What the interpreter keeps from one run to the next: nothing that the guest could tell from its absence.
+pub(crate) struct Interpreter {
+    registers: Registers,
+    code: CodeCache,
+    /// The one instruction that is executed without the cache.
+    single: CodePage,
+}
+
+impl Interpreter {
+    fn new() -> Self {
+        Self { registers: Registers::new(), code: CodeCache::new(), single: CodePage::new_single() }
+    }
+}
+
+impl Hart {
+    /// Executes instructions until `budget` of them are retired (some more may be), the environment asks for
+    /// attention, or one can't be finished here.
+    pub fn run<E: Environment>(&mut self, env: &E, budget: u64) -> Exit {
+        let start = self.retired;
+        self.interpret(|hart, interpreter| {
+            loop {
+                hart.take_interrupt(env);
+                let left = budget.saturating_sub(hart.retired.wrapping_sub(start));
+                if left == 0 {
+                    return Exit::Budget;
+                }
+                let slice = left.min(SLICE);
+                let stop = interpreter.execute(hart, env, Extent::Instructions(slice));
+                if let Some(exit) = hart.resolve(stop) {
+                    return exit;
+                }
+                if env.attention() {
+                    return Exit::Budget;
+                }
+            }
+        })
+    }
+
+    /// Takes a pending interrupt, or executes one instruction, from memory as it is now: no `fence.i` is
+    /// needed before. The trap of an instruction is taken.
+    pub fn step<E: Environment>(&mut self, env: &E) -> Exit {
+        self.interpret(|hart, interpreter| {
+            if hart.take_interrupt(env) {
+                return Exit::Budget;
+            }
+            let stop = interpreter.execute(hart, env, Extent::Single);
+            hart.resolve(stop).unwrap_or(Exit::Budget)
+        })
+    }
+
+    /// `fence.i`: fetches see all stores that this hart has seen.
+    pub fn fence_instructions(&mut self) {
+        self.code_epoch += 1;
+    }
+
+    fn interpret(&mut self, work: impl FnOnce(&mut Self, &mut Interpreter) -> Exit) -> Exit {
+        let mut interpreter = self.interpreter.take().unwrap_or_else(|| Box::new(Interpreter::new()));
+        interpreter.registers.load(&self.x);
+        let exit = work(self, &mut interpreter);
+        interpreter.registers.save(&mut self.x);
+        self.interpreter = Some(interpreter);
+        exit
+    }
+
+    fn take_interrupt<E: Environment>(&mut self, env: &E) -> bool {
+        let pending = self.pending_interrupt(env);
+        if let Some(interrupt) = pending {
+            self.take_trap(Trap::interrupt(interrupt));
+        }
+        pending.is_some()
+    }
+
+    fn resolve(&mut self, stop: Stop) -> Option<Exit> {
+        match stop {
+            Stop::Pause => None,
+            Stop::Trap(trap) => {
+                self.take_trap(trap);
+                None
+            }
+            Stop::Illegal(bits) => {
+                self.take_trap(Trap::exception(Exception::IllegalInstruction, bits.into()));
+                None
+            }
+            Stop::Exit(exit) => Some(exit),
+        }
+    }
+}
