@@ -193,12 +193,12 @@ impl<F: FrontEnd, M: GuestMemory> Transport<F, M> {
             return;
         }
         let layout = &mut queue.layout;
-        let part = match offset & !4 {
+        if offset == register::QUEUE_SIZE {
             // What doesn't fit is no supported size either; `Queue::start` refuses it.
-            _ if offset == register::QUEUE_SIZE => {
-                layout.size = u16::try_from(value).unwrap_or(u16::MAX);
-                return;
-            }
+            layout.size = u16::try_from(value).unwrap_or(u16::MAX);
+            return;
+        }
+        let part = match offset & !4 {
             register::QUEUE_DESCRIPTORS => &mut layout.descriptors,
             register::QUEUE_DRIVER => &mut layout.driver,
             register::QUEUE_DEVICE => &mut layout.device,

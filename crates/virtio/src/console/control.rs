@@ -55,7 +55,8 @@ impl Control {
         self.send_with(port, PORT_NAME, 1, name.as_bytes());
     }
 
-    /// Columns, then rows: the order of the specification's structure.
+    /// Columns, then rows: the order of the specification's structure. Linux took them the other way round
+    /// before 6.15.
     pub fn send_size(&mut self, port: usize, (columns, rows): (u16, u16)) {
         let [c, r] = [columns.to_le_bytes(), rows.to_le_bytes()];
         self.send_with(port, RESIZE, 1, &[c[0], c[1], r[0], r[1]]);
