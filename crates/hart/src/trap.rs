@@ -163,4 +163,6 @@ fn vector(tvec: u64, code: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod precise;
+#[cfg(test)]
 mod tests;

@@ -148,8 +148,11 @@ fn zero_block<E: Environment>(
 ) -> Result<(), Fault> {
     hart.check_cache_block(CacheBlock::Zero)?;
     let address = x[instruction.rs1];
-    let block = hart.locate(env, address, Access::Store, 1)?.0 & !(CACHE_BLOCK - 1);
+    let block = address & !(CACHE_BLOCK - 1);
+    let physical = hart
+        .locate(env, block, Access::Store, CACHE_BLOCK)
+        .map_err(|trap| Trap { value: address, ..trap })?;
     env.memory()
-        .zero(rvisor_waist::GuestPhysical(block), CACHE_BLOCK)
+        .zero(physical, CACHE_BLOCK)
         .map_err(|_| Trap::exception(Exception::StoreAccessFault, address).into())
 }
