@@ -119,15 +119,20 @@ fn width(selector: u8) -> Width {
     [Width::Byte, Width::Half, Width::Word, Width::Double][usize::from(selector % 4)]
 }
 
+/// Mostly registers and the configuration space, now and then anything in the device's page.
+fn register_offset(selector: u16) -> u64 {
+    if selector >> 12 == 0xf { u64::from(selector % 0x1000) } else { u64::from(selector % 0x60) * 4 }
+}
+
 fn take<F: FrontEnd>(driver: &mut Driver<F>, step: Step, host: &mut impl FnMut(u8)) {
     match step {
         Step::Read { offset, width: selector } => {
-            driver.transport.read((offset % 0x1000).into(), width(selector)).expect("reads never fault");
+            driver.transport.read(register_offset(offset), width(selector)).expect("reads never fault");
         }
         Step::Write { offset, width: selector, value } => {
             let width = width(selector);
             let value = width.truncate(value);
-            driver.transport.write((offset % 0x1000).into(), width, value).expect("writes never fault");
+            driver.transport.write(register_offset(offset), width, value).expect("writes never fault");
         }
         Step::Store { place, bytes } => {
             // Outside RAM there is nothing to store to.
