@@ -174,6 +174,8 @@ impl Csrs {
         self.medeleg = MEDELEG_WRITABLE & !(1 << Exception::EnvironmentCallFromSupervisor.code());
         self.mideleg = SUPERVISOR_INTERRUPTS;
         self.mcounteren = COUNTERS;
+        // Linux counts on it: without a PMU driver it never sets it, and programs read `time`.
+        self.scounteren = COUNTERS;
         self.menvcfg = MENVCFG_WRITABLE & !envcfg::FIOM;
         self.mstateen = [stateen::SE0 | stateen::ENVCFG, stateen::SE0, stateen::SE0, stateen::SE0];
         self.pmp.open();

@@ -293,6 +293,8 @@ fn supervisor_only_hart_starts_as_firmware_would_leave_it() {
     assert_eq!(hart.write_csr(&world, SENVCFG, u64::MAX), Ok(()));
     assert_eq!(hart.read_csr(&world, MSTATUS), Err(IllegalInstruction));
     assert!(hart.translate(&world, GuestVirtual(0), Access::Store, 8).is_ok());
+    hart.privilege = Privilege::User;
+    assert_eq!(hart.read_csr(&world, TIME), Ok(0));
 }
 
 #[test]
