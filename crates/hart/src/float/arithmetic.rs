@@ -2,8 +2,8 @@
 
 use super::fast::{self, Operator};
 use super::{
-    Class, Flags, Format, Rounding, Unpacked, invalid, normalize_round_pack, propagate, shift_right_jam,
-    signed, unpack,
+    Class, Flags, Format, Rounding, Unpacked, invalid, normal, normalize_round_pack, propagate,
+    shift_right_jam, signed, unpack,
 };
 
 /// `a + b`.
@@ -56,8 +56,8 @@ fn add_unpacked<F: Format>(a: u64, b: u64, rounding: Rounding, flags: &mut Flags
         (_, Class::Zero) => a,
         (Class::Zero, _) => b,
         (Class::Finite { exponent: e, significand: s }, Class::Finite { exponent: f, significand: t }) => {
-            let left = Term { negative: left.negative, exponent: e + 1, significand: u128::from(s) << 63 };
-            let right = Term { negative: right.negative, exponent: f + 1, significand: u128::from(t) << 63 };
+            let left = Term::new(left.negative, (e, s));
+            let right = Term::new(right.negative, (f, t));
             add_terms::<F>(left, right, rounding, flags)
         }
     }
@@ -124,6 +124,10 @@ pub fn sqrt<F: Format>(a: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
 /// `a * b + c`, rounded once.
 #[must_use]
 pub fn fused_multiply_add<F: Format>(a: u64, b: u64, c: u64, rounding: Rounding, flags: &mut Flags) -> u64 {
+    if let (Some(left), Some(right), Some(addend)) = (normal::<F>(a), normal::<F>(b), normal::<F>(c)) {
+        let product = Term::product((a ^ b) & F::SIGN != 0, left, right);
+        return add_terms::<F>(product, Term::new(c & F::SIGN != 0, addend), rounding, flags);
+    }
     let (left, right, addend) = (unpack::<F>(a), unpack::<F>(b), unpack::<F>(c));
     let negative = left.negative != right.negative;
     match (left.class, right.class, addend.class) {
@@ -148,19 +152,12 @@ pub fn fused_multiply_add<F: Format>(a: u64, b: u64, c: u64, rounding: Rounding,
             Class::Finite { exponent: f, significand: t },
             class,
         ) => {
-            // A product has at most 106 significant bits, so that none is lost here or in an alignment
-            // after which much could cancel.
-            let product =
-                Term { negative, exponent: e + f + 2, significand: (u128::from(s) * u128::from(t)) >> 1 };
+            let product = Term::product(negative, (e, s), (f, t));
             let Class::Finite { exponent, significand } = class else {
                 let Term { exponent, significand, .. } = product;
                 return normalize_round_pack::<F>(negative, exponent, significand, rounding, flags);
             };
-            let addend = Term {
-                negative: addend.negative,
-                exponent: exponent + 1,
-                significand: u128::from(significand) << 63,
-            };
+            let addend = Term::new(addend.negative, (exponent, significand));
             add_terms::<F>(product, addend, rounding, flags)
         }
     }
@@ -173,7 +170,22 @@ struct Term {
     significand: u128,
 }
 
+impl Term {
+    #[inline]
+    fn new(negative: bool, (exponent, significand): (i32, u64)) -> Self {
+        Self { negative, exponent: exponent + 1, significand: u128::from(significand) << 63 }
+    }
+
+    /// A product has at most 106 significant bits, so that none is lost here or in an alignment after which
+    /// much could cancel.
+    #[inline]
+    fn product(negative: bool, (e, s): (i32, u64), (f, t): (i32, u64)) -> Self {
+        Self { negative, exponent: e + f + 2, significand: (u128::from(s) * u128::from(t)) >> 1 }
+    }
+}
+
 /// The sum of two terms that aren't zero.
+#[inline]
 fn add_terms<F: Format>(a: Term, b: Term, rounding: Rounding, flags: &mut Flags) -> u64 {
     let (large, small) = if a.exponent >= b.exponent { (a, b) } else { (b, a) };
     let aligned = shift_right_jam(small.significand, large.exponent.abs_diff(small.exponent));

@@ -194,7 +194,17 @@ fn invalid<F: Format>(flags: &mut Flags) -> u64 {
     F::CANONICAL_NAN
 }
 
+/// Exponent and significand of a normal number, as in [`Class::Finite`].
+#[inline]
+fn normal<F: Format>(bits: u64) -> Option<(i32, u64)> {
+    let field = ((bits & F::INFINITY) >> F::FRACTION) as i32;
+    let is_normal = field != 0 && field <= 2 * F::MAX_EXPONENT;
+    let significand = (bits << (63 - F::FRACTION)) | 1 << 63;
+    is_normal.then_some((field - F::MAX_EXPONENT, significand))
+}
+
 /// Shifts right; ones that fall out stay visible in the lowest bit, so that a later rounding is still right.
+#[inline]
 const fn shift_right_jam(value: u128, distance: u32) -> u128 {
     if distance > 127 {
         (value != 0) as u128
@@ -204,6 +214,7 @@ const fn shift_right_jam(value: u128, distance: u32) -> u128 {
 }
 
 /// Drops the low `dropped` bits (1..=63) of a magnitude; returns the rounded rest and whether it is inexact.
+#[inline]
 fn round_off(magnitude: u64, dropped: u32, negative: bool, rounding: Rounding) -> (u64, bool) {
     let (kept, rest, half) = (magnitude >> dropped, magnitude & ((1 << dropped) - 1), 1 << (dropped - 1));
     let up = match rounding {
@@ -217,6 +228,7 @@ fn round_off(magnitude: u64, dropped: u32, negative: bool, rounding: Rounding) -
 }
 
 /// Rounds `significand / 2^63 * 2^exponent` (bit 63 set, bit 0 may stand for smaller ones) into a format.
+#[inline]
 fn round_pack<F: Format>(
     negative: bool,
     exponent: i32,
@@ -258,6 +270,7 @@ fn round_pack<F: Format>(
 }
 
 /// Rounds `significand / 2^127 * 2^exponent`, not zero, into a format.
+#[inline]
 fn normalize_round_pack<F: Format>(
     negative: bool,
     exponent: i32,
