@@ -3,6 +3,7 @@
 mod atomic;
 mod code;
 mod control;
+mod float;
 mod memory;
 mod system;
 
