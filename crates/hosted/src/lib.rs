@@ -1,7 +1,8 @@
 //! The type-2 home: runs a machine as an ordinary process of a Linux host.
 //!
 //! Key types: [`HostMemory`] (RAM as host memory), [`HostClock`], [`disk::Disk`] (disks on files),
-//! [`HostEntropy`].
+//! [`HostEntropy`], [`Stream`] (a serial line or console port), and [`runner::run`], which drives a machine's
+//! harts on threads.
 //!
 //! # Safety
 //! Unsafe code stands in `memory` only: guest memory is reached through atomics and raw copies, never through
@@ -10,9 +11,16 @@
 mod clock;
 pub mod disk;
 mod entropy;
+pub mod machine;
 mod memory;
 pub mod net;
+pub mod runner;
+pub mod stream;
+pub mod terminal;
+mod wake;
 
 pub use clock::HostClock;
 pub use entropy::HostEntropy;
 pub use memory::HostMemory;
+pub use stream::Stream;
+pub use wake::Wake;

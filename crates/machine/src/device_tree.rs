@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use rvisor_devices::{aclint, plic, uart};
+use rvisor_hart::TranslationMode;
 use rvisor_waist::{GuestPhysical, TIMEBASE_FREQUENCY};
 use thiserror::Error;
 use vm_fdt::FdtWriter;
@@ -82,25 +83,13 @@ mod cause {
     pub const MACHINE_EXTERNAL: u32 = 11;
 }
 
-/// The widest virtual address translation a hart offers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Translation {
-    /// 39-bit virtual addresses.
-    Sv39,
-    /// 48-bit virtual addresses.
-    Sv48,
-    /// 57-bit virtual addresses.
-    #[default]
-    Sv57,
-}
-
-impl Translation {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Sv39 => "riscv,sv39",
-            Self::Sv48 => "riscv,sv48",
-            Self::Sv57 => "riscv,sv57",
-        }
+/// `mmu-type` of a hart with this largest translation mode.
+const fn mmu_type(translation: TranslationMode) -> &'static str {
+    match translation {
+        TranslationMode::Bare => "riscv,none",
+        TranslationMode::Sv39 => "riscv,sv39",
+        TranslationMode::Sv48 => "riscv,sv48",
+        TranslationMode::Sv57 => "riscv,sv57",
     }
 }
 
@@ -132,7 +121,7 @@ pub struct DeviceTree<'a> {
     /// out: they belong to the built-in SBI.
     pub machine_mode: bool,
     /// `mmu-type` of the harts.
-    pub translation: Translation,
+    pub translation: TranslationMode,
     /// Number of virtio-mmio transports.
     pub virtio_slots: u32,
     /// The kernel's command line.
@@ -241,7 +230,7 @@ impl DeviceTree<'_> {
         for name in ["riscv,cbom-block-size", "riscv,cbop-block-size", "riscv,cboz-block-size"] {
             fdt.property_u32(name, CACHE_BLOCK_SIZE)?;
         }
-        fdt.property_string("mmu-type", self.translation.name())?;
+        fdt.property_string("mmu-type", mmu_type(self.translation))?;
         fdt.property_phandle(phandle::hart(hart))?;
         let controller = fdt.begin_node("interrupt-controller")?;
         write_controller(fdt, 1)?;
@@ -378,7 +367,7 @@ mod tests {
             harts: 2,
             memory: RAM,
             machine_mode: true,
-            translation: Translation::Sv57,
+            translation: TranslationMode::Sv57,
             virtio_slots: 8,
             command_line: "console=ttyS0 root=/dev/vda",
             initrd: Some(GuestPhysical(0xb000_0000)..GuestPhysical(0xb100_0000)),
@@ -425,7 +414,7 @@ mod tests {
 
     #[test]
     fn each_hart_has_its_node_and_place_in_the_map() {
-        let blob = DeviceTree { harts: 5, translation: Translation::Sv39, ..tree() }.build().unwrap();
+        let blob = DeviceTree { harts: 5, translation: TranslationMode::Sv39, ..tree() }.build().unwrap();
         let fdt = Fdt::new(&blob).unwrap();
         assert_eq!(fdt.cpus().count(), 5);
         for hart in 0..5 {

@@ -1,3 +1,38 @@
-//! The command line of Rvisor.
+//! The command line of Rvisor: a thin layer that turns words into calls of the library crates, and their ends
+//! into exit codes.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod boot;
+mod cli;
+mod generate;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+/// What Rvisor itself couldn't do, as docker says it; other codes come from the guest.
+const FAILURE: u8 = 125;
+
+fn main() -> ExitCode {
+    // Quiet unless asked: what a guest prints must not be mixed with anything.
+    env_logger::Builder::from_env(env_logger::Env::default().filter_or("RVISOR_LOG", "off")).init();
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rvisor: error: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Boot(options) => boot::boot(options),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { directory } => generate::man_pages(&directory),
+    }
+}

@@ -1,0 +1,238 @@
+//! A whole machine from its description: memory, disks, network, console ports, engine.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rvisor_machine::boot::{BootError, Placed, Program};
+use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
+use rvisor_machine::{Backends, Engine, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
+use rvisor_virtio::Transport;
+use rvisor_virtio::blk::Blk;
+use rvisor_virtio::console::Console;
+use rvisor_virtio::net::Net;
+use rvisor_virtio::rng::Rng;
+use rvisor_waist::{Device, EntropyBackend, GuestMemory};
+use thiserror::Error;
+
+use crate::disk::{Disk, DiskError, DiskOptions};
+use crate::net::{NetError, NetOptions, UserNetwork};
+use crate::runner::{self, Ending, HostedVm, OnReset};
+use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum EngineKind {
+    /// The reference interpreter.
+    #[default]
+    Interpreter,
+}
+
+/// Least memory of a machine, in bytes: below, not even a device tree fits.
+pub const LEAST_MEMORY: u64 = 1 << 20;
+
+/// Why a machine can't be made or run.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// Too many harts, or none.
+    #[error("a machine has 1 to {MAX_HARTS} harts, not {0}; choose another --cpus")]
+    Harts(usize),
+    /// Too little memory to start anything.
+    #[error("{0} bytes of memory are too little; choose --memory 64M or more")]
+    TooLittleMemory(u64),
+    /// The host has no memory to give.
+    #[error("the host can't give {size} MiB of memory ({error}); choose a smaller --memory")]
+    Memory {
+        /// MiB asked for.
+        size: u64,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// More devices than slots.
+    #[error("{0} disks are too many for the board's {VIRTIO_SLOTS} device slots; attach fewer")]
+    TooManyDevices(usize),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetError),
+    /// The program to boot.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Threads, entropy and the like.
+    #[error("the host refuses: {0}")]
+    Host(#[from] io::Error),
+}
+
+/// Description of a machine.
+#[derive(Default)]
+pub struct MachineConfig {
+    /// Number of harts.
+    pub harts: usize,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Whether the guest's own firmware runs in M-mode.
+    pub machine_mode: bool,
+    /// Disks, in the order in which the guest numbers them.
+    pub disks: Vec<DiskOptions>,
+    /// Network card, if any.
+    pub network: Option<NetOptions>,
+    /// Ports of the virtio console: name and stream.
+    pub ports: Vec<(String, Stream)>,
+    /// The serial line.
+    pub serial: Stream,
+    /// What executes instructions.
+    pub engine: EngineKind,
+}
+
+/// A machine that can be powered on.
+pub struct Machine {
+    vm: Arc<HostedVm>,
+    clock: HostClock,
+    engine: EngineKind,
+}
+
+impl Machine {
+    /// Makes the machine; its devices are ready, its harts are off.
+    ///
+    /// # Errors
+    /// See [`MachineError`].
+    pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
+        if !(1..=MAX_HARTS).contains(&config.harts) {
+            return Err(MachineError::Harts(config.harts));
+        }
+        if config.memory < LEAST_MEMORY {
+            return Err(MachineError::TooLittleMemory(config.memory));
+        }
+        let memory = HostMemory::new(RAM_BASE, config.memory)
+            .map_err(|error| MachineError::Memory { size: config.memory >> 20, error })?;
+        let (memory, clock) = (Arc::new(memory), HostClock::new());
+        let disks = config.disks.len();
+        let slots = slots(&config, &memory)?;
+        if slots.len() > VIRTIO_SLOTS as usize {
+            return Err(MachineError::TooManyDevices(disks));
+        }
+        let (builders, wakes): (Vec<_>, Vec<_>) =
+            slots.into_iter().map(|slot| (slot.build, slot.wakes)).unzip();
+        let backends = Backends {
+            serial: config.serial.backend(),
+            sbi_console: config.serial.backend(),
+            virtio: builders,
+        };
+        let vm_config = VmConfig {
+            harts: config.harts,
+            machine_mode: config.machine_mode,
+            translation: TranslationMode::Sv57,
+        };
+        let vm = Arc::new(HostedVm::new(vm_config, memory, Arc::new(clock), backends));
+        for (slot, wakes) in (0..).zip(wakes) {
+            for wake in wakes {
+                connect(&wake, &vm, memory_map::virtio(slot));
+            }
+        }
+        connect(config.serial.wake(), &vm, memory_map::UART);
+        Ok(Self { vm, clock, engine: config.engine })
+    }
+
+    /// The machine's shared part.
+    #[must_use]
+    pub fn vm(&self) -> &Arc<HostedVm> {
+        &self.vm
+    }
+
+    /// Checks a program and finds its place in this machine's RAM.
+    ///
+    /// # Errors
+    /// If a file isn't what it should be, or there is too little memory.
+    pub fn place<'a>(&self, program: &Program<'a>) -> Result<Placed<'a>, MachineError> {
+        let mut seed = [0; 32];
+        HostEntropy::new()?.fill(&mut seed);
+        Ok(program.place(self.vm.config(), &self.vm.memory().range(), &seed)?)
+    }
+
+    /// Powers on with `program` and runs until the machine ends. Each reboot starts the program afresh.
+    ///
+    /// # Errors
+    /// If the host has no threads left.
+    pub fn run(
+        &self,
+        program: &Placed<'_>,
+        on_reset: OnReset,
+        time_limit: Option<Duration>,
+    ) -> Result<Ending, MachineError> {
+        let kind = self.engine;
+        let engine: Arc<runner::EngineFactory> = Arc::new(move || -> Box<dyn Engine<HostMemory>> {
+            match kind {
+                EngineKind::Interpreter => Box::new(Interpreter),
+            }
+        });
+        let mut load = |vm: &HostedVm, harts: &mut [_]| program.load(vm, harts).map_err(io::Error::other);
+        Ok(runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit)?)
+    }
+}
+
+fn connect(wake: &Wake, vm: &Arc<HostedVm>, window: memory_map::Window) {
+    let vm = Arc::downgrade(vm);
+    wake.connect(move || {
+        if let Some(vm) = vm.upgrade() {
+            vm.poll(window.base);
+        }
+    });
+}
+
+/// One virtio device to be: how to make it, and the wakes that shall poll it.
+struct Slot {
+    build: SlotBuilder<HostMemory>,
+    wakes: Vec<Wake>,
+}
+
+impl Slot {
+    fn new<D: Device + 'static>(
+        wakes: Vec<Wake>,
+        build: impl FnOnce(Arc<HostMemory>, Arc<dyn rvisor_waist::InterruptLine>) -> D + 'static,
+    ) -> Self {
+        Self { build: Box::new(|memory, line| Box::new(build(memory, line))), wakes }
+    }
+}
+
+/// Disks first, so that guests number them from the first slot; then network, console, entropy.
+fn slots(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>, MachineError> {
+    let mut slots = Vec::new();
+    for options in &config.disks {
+        let wake = Wake::new();
+        let disk = Disk::new(options.open()?, options.identity(), Arc::clone(memory), wake.as_closure())?;
+        slots.push(Slot::new(vec![wake], move |memory, line| {
+            Transport::new(Blk::new(Box::new(disk)), memory, line)
+        }));
+    }
+    if let Some(options) = &config.network {
+        let wake = Wake::new();
+        let network = UserNetwork::new(options, wake.as_closure())?;
+        let mac = random_mac()?;
+        slots.push(Slot::new(vec![wake], move |memory, line| {
+            Transport::new(Net::new(mac, Box::new(network)), memory, line)
+        }));
+    }
+    if !config.ports.is_empty() {
+        let wakes = config.ports.iter().map(|(_, stream)| stream.wake().clone()).collect();
+        let terminal = Console::new(Stream::new().backend());
+        let console = config
+            .ports
+            .iter()
+            .fold(terminal, |console, (name, stream)| console.with_port(name, stream.backend()));
+        slots.push(Slot::new(wakes, move |memory, line| Transport::new(console, memory, line)));
+    }
+    let entropy = HostEntropy::new()?;
+    slots.push(Slot::new(Vec::new(), move |memory, line| {
+        Transport::new(Rng::new(Box::new(entropy)), memory, line)
+    }));
+    Ok(slots)
+}
+
+/// An address of the range that KVM and QEMU guests use (locally administered, unicast).
+fn random_mac() -> io::Result<[u8; 6]> {
+    let mut mac = [0x52, 0x54, 0, 0, 0, 0];
+    HostEntropy::new()?.fill(&mut mac[3..]);
+    Ok(mac)
+}

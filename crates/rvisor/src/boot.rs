@@ -1,0 +1,160 @@
+//! `rvisor boot`: a machine from raw pieces.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow, bail};
+use rvisor_hosted::Stream;
+use rvisor_hosted::disk::{DiskOptions, Format};
+use rvisor_hosted::machine::{EngineKind, Machine, MachineConfig};
+use rvisor_hosted::net::NetOptions;
+use rvisor_hosted::runner::OnReset;
+use rvisor_machine::boot::Program;
+use rvisor_machine::memory_map::RAM_BASE;
+use rvisor_machine::{TranslationMode, VmConfig};
+
+use crate::cli::{Boot, Engine, Network};
+use crate::session::Session;
+
+/// The files of a boot protocol, read.
+#[derive(Default)]
+struct Files {
+    kernel: Option<Vec<u8>>,
+    initrd: Option<Vec<u8>>,
+    firmware: Option<Vec<u8>>,
+    bare: Option<Vec<u8>>,
+}
+
+/// Boots a machine as the options say; its end is the exit code.
+pub fn boot(options: Boot) -> anyhow::Result<ExitCode> {
+    let read = |path: &Option<_>, what| path.as_deref().map(|path| read_file(path, what)).transpose();
+    let files = Files {
+        kernel: read(&options.kernel, "kernel")?,
+        initrd: read(&options.initrd, "initrd")?,
+        firmware: read(&options.firmware, "firmware")?,
+        bare: read(&options.bare, "program")?,
+    };
+    let program = files.program(options.append.as_deref().unwrap_or(""))?;
+    if let Some(path) = &options.dump_dtb {
+        return dump_device_tree(&options, &program, path);
+    }
+    let serial = Stream::new();
+    let machine = Machine::new(MachineConfig {
+        harts: options.size.cpus.get() as usize,
+        memory: options.size.memory,
+        machine_mode: program.needs_machine_mode(),
+        disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
+        network: network(options.net, &options.publish)?,
+        ports: Vec::new(),
+        serial: serial.clone(),
+        engine: engine(options.engine.engine),
+    })?;
+    let placed = machine.place(&program)?;
+    let session = Session {
+        machine: &machine,
+        program: &placed,
+        serial: &serial,
+        on_reset: if options.no_reboot { OnReset::Stop } else { OnReset::Reboot },
+        time_limit: options.timeout,
+    };
+    Ok(session.on_console()?)
+}
+
+impl Files {
+    fn program<'a>(&'a self, command_line: &'a str) -> anyhow::Result<Program<'a>> {
+        let (kernel, initrd) = (self.kernel.as_deref(), self.initrd.as_deref());
+        match (&self.bare, &self.firmware, kernel) {
+            (Some(elf), ..) => Ok(Program::Bare { elf }),
+            (None, Some(firmware), next) => Ok(Program::Firmware { firmware, next, initrd, command_line }),
+            (None, None, Some(kernel)) => Ok(Program::Linux { kernel, initrd, command_line }),
+            (None, None, None) => bail!("nothing to boot; give --kernel, --firmware or --bare"),
+        }
+    }
+}
+
+fn dump_device_tree(options: &Boot, program: &Program<'_>, path: &Path) -> anyhow::Result<ExitCode> {
+    let config = VmConfig {
+        harts: options.size.cpus.get() as usize,
+        machine_mode: program.needs_machine_mode(),
+        translation: TranslationMode::Sv57,
+    };
+    let end = RAM_BASE.0.checked_add(options.size.memory).ok_or_else(|| anyhow!("too much --memory"))?;
+    // No seed: the same options give the same tree.
+    let placed = program.place(&config, &(RAM_BASE..rvisor_waist::GuestPhysical(end)), &[])?;
+    std::fs::write(path, placed.device_tree())
+        .with_context(|| format!("can't write the device tree to {}; choose another file", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a file of the guest's.
+fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path)
+        .with_context(|| format!("can't read the {what} {}; check its name and permissions", path.display()))
+}
+
+/// Parses `FILE[,ro][,format=F]`.
+fn disk(text: &str) -> anyhow::Result<DiskOptions> {
+    let mut parts = text.split(',');
+    let mut options = DiskOptions::new(
+        parts
+            .next()
+            .filter(|path| !path.is_empty())
+            .with_context(|| format!("--disk {text}: no file; write --disk FILE[,ro][,format=raw|qcow2]"))?,
+    );
+    for part in parts {
+        match part.split_once('=') {
+            None if part == "ro" => options.read_only = true,
+            Some(("format", name)) => {
+                options.format = Some(Format::from_name(name).with_context(|| {
+                    format!("--disk {text}: no format is called {name:?}; use raw or qcow2")
+                })?);
+            }
+            _ => bail!("--disk {text}: {part:?} means nothing; write --disk FILE[,ro][,format=raw|qcow2]"),
+        }
+    }
+    Ok(options)
+}
+
+/// The network that the options describe.
+pub fn network(kind: Network, publish: &[String]) -> anyhow::Result<Option<NetOptions>> {
+    let forwards = publish
+        .iter()
+        .map(|text| text.parse().with_context(|| format!("--publish {text}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    match kind {
+        Network::User => Ok(Some(NetOptions { forwards, ..NetOptions::default() })),
+        Network::None if forwards.is_empty() => Ok(None),
+        Network::None => bail!("--publish needs a network; leave --net none out"),
+    }
+}
+
+/// The library's name for an engine.
+pub fn engine(engine: Engine) -> EngineKind {
+    match engine {
+        Engine::Interpreter => EngineKind::Interpreter,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_options_are_parsed() {
+        let options = disk("a b.img,ro,format=qcow2").unwrap();
+        assert_eq!((options.path.to_str(), options.read_only), (Some("a b.img"), true));
+        assert_eq!(options.format, Some(Format::Qcow2));
+        for wrong in ["", ",ro", "x,rw", "x,format=vdi", "x,ro=1"] {
+            let error = disk(wrong).unwrap_err().to_string();
+            assert!(error.contains("--disk") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn ports_need_a_network() {
+        assert!(network(Network::None, &["80:80".into()]).is_err());
+        assert!(network(Network::None, &[]).unwrap().is_none());
+        assert_eq!(network(Network::User, &["8080:80".into()]).unwrap().unwrap().forwards.len(), 1);
+        assert!(network(Network::User, &["x".into()]).is_err());
+    }
+}

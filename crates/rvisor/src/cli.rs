@@ -1,0 +1,154 @@
+//! What the command line accepts.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs 64-bit RISC-V machines on this computer.
+#[derive(Parser, Debug)]
+#[command(name = "rvisor", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Set RVISOR_LOG=debug (or info, trace; per module as in RUST_LOG) to see what Rvisor does."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Boot a machine from a kernel, firmware or a bare program
+    Boot(Boot),
+    /// Print shell completions
+    Completions {
+        /// Shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    Man {
+        /// Directory to write them to
+        directory: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Boot {
+    /// Linux `Image`, started in S-mode; with --firmware, what the firmware starts
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["firmware", "bare"])]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "STRING", requires = "kernel")]
+    pub append: Option<String>,
+    /// Disk: a file, raw or qcow2, then ,ro for read-only and ,format=raw or ,format=qcow2 to skip detection
+    #[arg(long = "disk", value_name = "FILE[,ro][,format=F]")]
+    pub disks: Vec<String>,
+    #[command(flatten)]
+    pub size: Size,
+    /// Network of the machine
+    #[arg(long, value_enum, default_value_t = Network::User)]
+    pub net: Network,
+    /// Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]
+    #[arg(short, long = "publish", value_name = "HOST:GUEST")]
+    pub publish: Vec<String>,
+    /// Firmware to start in M-mode: OpenSBI fw_dynamic or fw_jump, U-Boot (raw or ELF)
+    #[arg(long, value_name = "FILE", conflicts_with = "bare")]
+    pub firmware: Option<PathBuf>,
+    /// Bare program to start in M-mode (ELF; ends through `tohost` or the test finisher)
+    #[arg(long, value_name = "ELF", conflicts_with = "kernel")]
+    pub bare: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    /// End the machine after this long; the exit code is then 124
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// Write the device tree to a file and exit
+    #[arg(long, value_name = "FILE")]
+    pub dump_dtb: Option<PathBuf>,
+    /// Treat a reboot of the guest as a power-off
+    #[arg(long)]
+    pub no_reboot: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Size {
+    /// Number of harts
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub cpus: NonZeroU32,
+    /// Memory: bytes, or with K, M, G
+    #[arg(short, long, default_value = "1G", value_name = "SIZE", value_parser = size)]
+    pub memory: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct EngineOptions {
+    /// What executes the guest's instructions
+    #[arg(long, value_enum, default_value_t = Engine::Interpreter)]
+    pub engine: Engine,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// The reference interpreter
+    Interpreter,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Network {
+    /// The guest reaches the host's network through Rvisor, without privileges
+    User,
+    /// No network card
+    None,
+}
+
+/// Parses a size such as `512M`.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err("give bytes, or a number with K, M, G or T, such as 512M".into()),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "give bytes, or a number with K, M, G or T, such as 512M".into())
+}
+
+/// Parses a time limit in seconds, fractions allowed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "give seconds, such as 60 or 0.5".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_binary_suffixes() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("512M"), Ok(512 << 20));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        for wrong in ["", "M", "1.5G", "12X", "99999999999T"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}
