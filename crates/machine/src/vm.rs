@@ -108,13 +108,19 @@ fn assemble<M: GuestMemory + 'static>(
     let lines = |mask| -> Vec<Arc<dyn InterruptLine>> {
         harts.iter().map(|hart| Arc::new(HartLine::new(hart, mask)) as _).collect()
     };
-    // Contexts in QEMU's order: M-mode and S-mode of hart 0, of hart 1, and so on. Without software in M-mode
-    // its contexts exist too, and nobody listens: the device tree looks the same to the kernel.
-    let contexts = lines(mip::MEIP)
-        .into_iter()
-        .zip(lines(mip::SEIP))
-        .flat_map(|(machine, supervisor)| [machine, supervisor]);
-    let plic = Plic::new(contexts.collect());
+    // Contexts as the device tree lists them: M-mode and S-mode of hart 0, of hart 1, and so on; without
+    // software in M-mode only those of S-mode.
+    let supervisor = lines(mip::SEIP);
+    let contexts = if config.machine_mode {
+        lines(mip::MEIP)
+            .into_iter()
+            .zip(supervisor)
+            .flat_map(|(machine, supervisor)| [machine, supervisor])
+            .collect()
+    } else {
+        supervisor
+    };
+    let plic = Plic::new(contexts);
     let irq = |source: u32| plic.source(source).expect("the board's table names sources that the PLIC has");
     let mut board = Board::new();
 

@@ -101,6 +101,7 @@ pub(crate) fn handle<M: GuestMemory>(hart: &mut VirtualHart, vm: &Vm<M>) {
     let x = &hart.hart.x;
     let call = Call { extension: x[A7], function: x[A6], arguments: core::array::from_fn(|i| x[A0 + i]) };
     let behind = hart.hart.pc.wrapping_add(4);
+    hart.hart.retired = hart.hart.retired.wrapping_add(1);
     let outcome = dispatch(&call, hart, vm);
     let x = &mut hart.hart.x;
     match outcome {

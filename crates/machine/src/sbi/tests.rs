@@ -73,7 +73,7 @@ fn mask_beyond_the_last_hart_is_an_invalid_parameter() {
 fn timer_is_set_through_stimecmp() {
     let mut caller = Caller::new(1);
     assert_eq!(caller.call(eid::TIME, 0, &[500]).0, 0);
-    assert_eq!(caller.harts[0].hart.timer_deadline(), Some(500));
+    assert_eq!(caller.harts[0].hart.csr.stimecmp, 500);
 }
 
 #[test]
