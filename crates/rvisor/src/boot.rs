@@ -26,7 +26,7 @@ struct Files {
 }
 
 /// Boots a machine as the options say; its end is the exit code.
-pub fn boot(options: Boot) -> anyhow::Result<ExitCode> {
+pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
     let read = |path: &Option<_>, what| path.as_deref().map(|path| read_file(path, what)).transpose();
     let files = Files {
         kernel: read(&options.kernel, "kernel")?,
@@ -36,7 +36,7 @@ pub fn boot(options: Boot) -> anyhow::Result<ExitCode> {
     };
     let program = files.program(options.append.as_deref().unwrap_or(""))?;
     if let Some(path) = &options.dump_dtb {
-        return dump_device_tree(&options, &program, path);
+        return dump_device_tree(options, &program, path);
     }
     let serial = Stream::new();
     let machine = Machine::new(MachineConfig {

@@ -20,7 +20,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Boot a machine from a kernel, firmware or a bare program
-    Boot(Boot),
+    Boot(Box<Boot>),
     /// Print shell completions
     Completions {
         /// Shell to complete for
