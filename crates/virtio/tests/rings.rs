@@ -1,9 +1,11 @@
 //! Both ring formats with a driver that follows the rules, for longer than the indices are wide.
 
+use rvisor_virtio::blk::{Blk, F_FLUSH, request, status};
 use rvisor_virtio::features::{EVENT_IDX, INDIRECT_DESC, RING_PACKED};
 use rvisor_virtio::rng::Rng;
-use rvisor_virtio::testing::{Buffer, Driver, TestEntropy};
+use rvisor_virtio::testing::{Buffer, Driver, TestDisk, TestEntropy};
 use rvisor_virtio::transport::{interrupt, register};
+use rvisor_waist::Device;
 
 fn combinations() -> impl Iterator<Item = u64> {
     (0..8).map(|bits| {
@@ -83,5 +85,45 @@ fn no_interrupt_comes_while_suppressed() {
         driver.submit(0, &[Buffer::Writable(1)]);
         assert!(driver.used(0).is_some());
         assert!(!driver.line.level());
+    }
+}
+
+#[test]
+fn requests_finished_in_any_order_come_back_whole() {
+    const SECTORS: u64 = 16;
+    for features in combinations() {
+        let disk = TestDisk::new(SECTORS as usize);
+        for (sector, bytes) in disk.state.lock().bytes.chunks_mut(512).enumerate() {
+            bytes.fill(sector as u8);
+        }
+        disk.state.lock().manual = true;
+        let mut driver = Driver::new(Blk::new(Box::new(disk.clone())));
+        disk.attach(&driver.memory);
+        driver.start(features | F_FLUSH);
+        driver.indirect = features & INDIRECT_DESC != 0;
+        let mut waiting = Vec::new();
+        for round in 0..5_000_u64 {
+            while waiting.len() < 5 {
+                let sector = (round * 7 + waiting.len() as u64) % SECTORS;
+                let mut header = [0; 16];
+                header[..4].copy_from_slice(&request::IN.to_le_bytes());
+                header[8..].copy_from_slice(&sector.to_le_bytes());
+                let parts = [Buffer::Readable(&header), Buffer::Writable(512), Buffer::Writable(1)];
+                waiting.push((driver.submit(0, &parts), sector as u8));
+            }
+            disk.state.lock().submitted.rotate_left((round % 5) as usize);
+            for _ in 0..1 + round % 4 {
+                disk.step();
+            }
+            driver.transport.poll();
+            while let Some((id, written)) = driver.used(0) {
+                let at = waiting.iter().position(|(chain, _)| chain.id == id).expect("submitted");
+                let (chain, sector) = waiting.swap_remove(at);
+                assert_eq!(written, 513, "{features:#x}, round {round}");
+                assert_eq!(driver.bytes(&chain, 1), [sector; 512]);
+                assert_eq!(driver.bytes(&chain, 2), [status::OK]);
+            }
+        }
+        assert!(waiting.len() < 5, "requests come back");
     }
 }
