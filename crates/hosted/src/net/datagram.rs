@@ -223,6 +223,11 @@ fn report(out: &mut Outgoing, key: Key, error: &io::Error) {
     }
 }
 
+/// Tells the guest that its datagram doesn't reach its destination.
+pub(super) fn refuse(out: &mut Outgoing, datagram: &Datagram<'_>, reason: Icmpv4DstUnreachable) {
+    unreachable(out, Key::Udp { guest: datagram.source, remote: datagram.destination }, reason);
+}
+
 /// Tells the guest that a flow's datagrams don't arrive, quoting what one looked like.
 fn unreachable(out: &mut Outgoing, key: Key, reason: Icmpv4DstUnreachable) {
     let mut data = [0; 8];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress, Icmpv4DstUnreachable, Icmpv4Repr, IpProtocol};
 
-use super::datagram::DatagramFlows;
+use super::datagram::{self, DatagramFlows};
 use super::dhcp::{self, Dhcp};
 use super::forward::Forwards;
 use super::fragment::Reassembly;
@@ -99,7 +99,8 @@ impl Engine {
 
     /// How long nothing will need to be done unless something happens.
     fn timeout(&self) -> Duration {
-        if self.tcp.is_due() || self.datagrams.is_due() || self.forwards.is_due() {
+        let unblocked = self.tcp.is_blocked() && self.stack.link.out.has_room();
+        if unblocked || self.tcp.is_due() || self.datagrams.is_due() || self.forwards.is_due() {
             return Duration::ZERO;
         }
         let timer = self.tcp.deadline().map(|at| match at > self.stack.now {
@@ -167,8 +168,12 @@ impl Engine {
         match packet {
             Packet::Arp(arp) => self.arp(&arp),
             Packet::Udp(datagram) if datagram.destination.port() == dhcp::SERVER_PORT => self.dhcp(&datagram),
-            Packet::Udp(datagram) if is_guest(*datagram.source.ip()) => self.udp(&datagram),
-            Packet::Tcp(segment) if is_guest(*segment.source.ip()) => self.segment(&segment),
+            Packet::Udp(datagram) if is_exchange(datagram.source, datagram.destination) => {
+                self.udp(&datagram);
+            }
+            Packet::Tcp(segment) if is_exchange(segment.source, segment.destination) => {
+                self.segment(&segment);
+            }
             Packet::Echo(echo) if is_guest(echo.source) => self.echo(&echo),
             Packet::Fragment(part) if is_guest(part.source) && part.protocol != IpProtocol::Tcp => {
                 let Some(whole) = self.fragments.add(&part, Instant::now()) else { return };
@@ -221,9 +226,15 @@ impl Engine {
         if self.forwards.answer(datagram) {
             return;
         }
-        if let Route::To(target) = self.route(datagram.destination) {
-            let (out, resolver) = (&mut self.stack.link.out, &mut self.resolver);
-            self.datagrams.send(&self.poller, out, resolver, datagram, target);
+        let route = self.route(datagram.destination);
+        let out = &mut self.stack.link.out;
+        match route {
+            Route::To(target) => {
+                self.datagrams.send(&self.poller, out, &mut self.resolver, datagram, target);
+            }
+            Route::Refused => datagram::refuse(out, datagram, Icmpv4DstUnreachable::PortUnreachable),
+            Route::Unreachable => datagram::refuse(out, datagram, Icmpv4DstUnreachable::HostUnreachable),
+            Route::Prohibited => datagram::refuse(out, datagram, Icmpv4DstUnreachable::NetProhibited),
         }
     }
 
@@ -270,6 +281,14 @@ impl Engine {
             _ => Route::Unreachable,
         }
     }
+}
+
+/// Whether this is between the guest and one other end: groups get neither service nor errors (RFC 1122,
+/// 3.2.2).
+fn is_exchange(source: SocketAddrV4, destination: SocketAddrV4) -> bool {
+    let to = *destination.ip();
+    let group = to.is_multicast() || to.is_broadcast() || is_local(to) && to.octets()[3] == 255;
+    is_guest(*source.ip()) && !group
 }
 
 /// Whether packets for `address` may leave through the gateway. The host's loopback is reached at the

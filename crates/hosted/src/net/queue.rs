@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::link::QUEUE_BYTES;
 
 /// Buffers kept for reuse in each direction.
-const MAX_SPARE: usize = 1024;
+const MAX_SPARE: usize = 256;
 
 /// Both directions, and how the network's thread is woken.
 pub(super) struct Queues {
@@ -140,6 +140,7 @@ impl Queues {
             queue.frames.push_back(frame);
         }
         spare.append(&mut queue.spare);
+        spare.truncate(MAX_SPARE);
         // Under the lock, so that the device can't empty the queue in between and find nobody waiting.
         self.stalled.store(stalled && queue.bytes >= QUEUE_BYTES / 2, Ordering::Release);
         queue.bytes

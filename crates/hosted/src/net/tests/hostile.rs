@@ -186,8 +186,6 @@ fn truncated_and_corrupted_frames_do_no_harm() {
 
 #[test]
 fn flood_without_reading_is_bounded() {
-    let mut network = Isolated::new().unwrap();
-    let (from, to) = (SocketAddrV4::new(GUEST, 7), SocketAddrV4::new(GATEWAY, 7));
     let mut guest = Guest::new(&NetOptions::default());
     let ping = echo_request(&pattern(1400)).remove(0);
     for _ in 0..20_000 {
@@ -199,5 +197,15 @@ fn flood_without_reading_is_bounded() {
         bytes += answer.len();
     }
     assert!(bytes <= 9 << 20);
-    assert!(network.exchange(&frames(1500, |out| out.send_udp(from, to, b"x")).remove(0)).is_empty());
+}
+
+#[test]
+fn datagram_from_a_restricted_guest_is_reported_unless_for_a_group() {
+    let mut network = Isolated::new().unwrap();
+    let mut answers = |to: [u8; 4]| {
+        let (from, to) = (SocketAddrV4::new(GUEST, 7), SocketAddrV4::new(to.into(), 7));
+        exchange(&mut network, &frames(1500, |out| out.send_udp(from, to, b"x"))).len()
+    };
+    assert_eq!((answers([10, 0, 2, 2]), answers([8, 8, 8, 8])), (1, 1));
+    assert_eq!((answers([224, 0, 0, 251]), answers([10, 0, 2, 255])), (0, 0));
 }

@@ -276,6 +276,24 @@ fn slow_reader_holds_the_sender_back_and_loses_nothing() {
 }
 
 #[test]
+fn full_cable_holds_all_senders_back_and_loses_nothing() {
+    let (listener, port) = listener();
+    let data = pattern(256 << 10);
+    let mut guest = Guest::new(&NetOptions::default());
+    let handles: Vec<_> = (0..60).map(|_| guest.connected(GATEWAY, port)).collect();
+    for _ in &handles {
+        let (mut stream, _) = listener.accept().unwrap();
+        let sent = data.clone();
+        thread::spawn(move || stream.write_all(&sent));
+    }
+    // The guest takes nothing while the windows of all connections together exceed the queue.
+    thread::sleep(Duration::from_millis(300));
+    for handle in handles {
+        assert!(guest.read(handle, data.len()) == data);
+    }
+}
+
+#[test]
 fn udp_goes_out_and_answers_come_back() {
     let (server, address) = udp_socket();
     let mut guest = Guest::new(&NetOptions::default());
