@@ -45,20 +45,35 @@ impl Hart {
         self.csr.menvcfg & envcfg::STCE != 0
     }
 
-    /// Those of the interrupts in `enabled` (bits of `mip`) that are pending. Time is asked for only if it
-    /// matters: this is called often.
-    fn pending_of<E: Environment>(&mut self, env: &E, enabled: u64) -> u64 {
+    /// Those of the interrupts in `enabled` (bits of `mip`) that are pending, with the supervisor timer as it
+    /// was when [`look_at_timer`](Self::look_at_timer) last looked.
+    fn pending_as_seen<E: Environment>(&mut self, env: &E, enabled: u64) -> u64 {
         if enabled == 0 {
             return 0;
         }
-        let timer = enabled & mip::STIP != 0 && self.supervisor_timer_pending(env);
-        self.pending_without_timer(env) & enabled | if timer { mip::STIP } else { 0 }
+        let timer = if self.timer_seen { mip::STIP } else { 0 };
+        (self.pending_without_timer(env) | timer) & enabled
+    }
+
+    /// Compares time with `stimecmp`. Reading the host's clock is dear, so whoever executes instructions does
+    /// it every so often, and after `stimecmp` was written.
+    pub(crate) fn look_at_timer<E: Environment>(&mut self, env: &E) {
+        self.timer_seen = self.csr.mie & mip::STIP != 0 && self.supervisor_timer_pending(env);
     }
 
     /// The interrupt to take now, if any: those for M-mode come first, whatever their kind.
     pub fn pending_interrupt<E: Environment>(&mut self, env: &E) -> Option<Interrupt> {
+        self.look_at_timer(env);
+        self.pending_interrupt_as_seen(env)
+    }
+
+    /// The same, by the last look at the timer.
+    pub(crate) fn pending_interrupt_as_seen<E: Environment>(&mut self, env: &E) -> Option<Interrupt> {
         let (machine, supervisor) = self.enabled_interrupts();
-        let pending = self.pending_of(env, machine | supervisor);
+        let pending = self.pending_as_seen(env, machine | supervisor);
+        if pending == 0 {
+            return None;
+        }
         let first = if pending & machine != 0 { pending & machine } else { pending };
         PRIORITY.into_iter().find(|interrupt| first & interrupt.bit() != 0)
     }
@@ -80,7 +95,8 @@ impl Hart {
     /// Whether a hart in `wfi` goes on: an interrupt enabled in `mie` is pending, whatever the global enables
     /// and the delegation say.
     pub fn wakes<E: Environment>(&mut self, env: &E) -> bool {
-        self.pending_of(env, self.csr.mie) != 0
+        self.look_at_timer(env);
+        self.pending_as_seen(env, self.csr.mie) != 0
     }
 
     /// The `time`, in ticks, from which the supervisor timer is pending and may wake or interrupt the hart;

@@ -60,6 +60,8 @@ pub struct Hart {
     pub reservation: Option<Reservation>,
     pub(crate) config: Config,
     pub(crate) tlb: Tlb,
+    /// Whether the supervisor timer was pending at the last look.
+    pub(crate) timer_seen: bool,
     /// Counts `fence.i`.
     pub(crate) code_epoch: u64,
     /// Absent while it runs.
@@ -80,6 +82,7 @@ impl Hart {
             reservation: None,
             config,
             tlb: Tlb::new(),
+            timer_seen: false,
             code_epoch: 0,
             interpreter: None,
         }

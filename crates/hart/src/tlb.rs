@@ -81,10 +81,33 @@ pub struct Tlb {
     /// Numbers of the address spaces in use. A number is never used again before everything is forgotten.
     spaces: BTreeMap<u16, u64>,
     next_space: u64,
-    /// Whether entries stem from pages larger than a base page, so that forgetting one address is more than
+    /// The space used last, which is the one needed next most often.
+    last_space: Option<(u16, u64)>,
+    /// Where entries stem from pages larger than a base page: there, forgetting one address is more than
     /// looking at its own entry.
-    large_pages: bool,
-    large_global_pages: bool,
+    large_pages: Span,
+    large_global_pages: Span,
+}
+
+/// A range of virtual addresses, which count as signed: a kernel's are all next to each other then.
+#[derive(Clone, Copy)]
+struct Span {
+    first: i64,
+    last: i64,
+}
+
+impl Span {
+    const EMPTY: Self = Self { first: i64::MAX, last: i64::MIN };
+
+    fn add(&mut self, address: u64, page_size: u64) {
+        let first = address & !(page_size - 1);
+        self.first = self.first.min(first as i64);
+        self.last = self.last.max((first + (page_size - 1)) as i64);
+    }
+
+    fn contains(&self, address: u64) -> bool {
+        (self.first..=self.last).contains(&(address as i64))
+    }
 }
 
 impl Tlb {
@@ -99,8 +122,9 @@ impl Tlb {
             stale: true,
             spaces: BTreeMap::new(),
             next_space: SPACE_FIRST,
-            large_pages: false,
-            large_global_pages: false,
+            last_space: None,
+            large_pages: Span::EMPTY,
+            large_global_pages: Span::EMPTY,
         }
     }
 
@@ -156,9 +180,17 @@ impl Tlb {
     }
 
     fn space(&mut self, asid: u16) -> u64 {
-        if let Some(&space) = self.spaces.get(&asid) {
+        if let Some((last, space)) = self.last_space
+            && last == asid
+        {
             return space;
         }
+        let space = self.spaces.get(&asid).copied().unwrap_or_else(|| self.new_space(asid));
+        self.last_space = Some((asid, space));
+        space
+    }
+
+    fn new_space(&mut self, asid: u16) -> u64 {
         if self.next_space == SPACE_END {
             self.flush(None, None);
             self.stale = false;
@@ -197,9 +229,10 @@ impl Tlb {
         let (space, rights) = match (context & TRANSLATED != 0, translation.global) {
             (false, _) => (SPACE_MASK, 0),
             (true, global) => {
-                let large = translation.page_size > PAGE_SIZE;
-                self.large_global_pages |= large && global;
-                self.large_pages |= large && !global;
+                if translation.page_size > PAGE_SIZE {
+                    let span = if global { &mut self.large_global_pages } else { &mut self.large_pages };
+                    span.add(address.0, translation.page_size);
+                }
                 let rights = if translation.user { USER } else { SUPERVISOR };
                 (if global { TRANSLATED } else { SPACE_MASK }, rights)
             }
@@ -220,6 +253,7 @@ impl Tlb {
             (None, None) => self.flush_all(),
             (None, Some(asid)) => {
                 self.spaces.remove(&asid);
+                self.last_space = None;
                 self.stale = true;
             }
             (Some(address), _) => self.flush_page(address.0, asid.is_some()),
@@ -232,14 +266,16 @@ impl Tlb {
         }
         self.spaces.clear();
         self.next_space = SPACE_FIRST;
-        self.large_pages = false;
-        self.large_global_pages = false;
+        self.last_space = None;
+        self.large_pages = Span::EMPTY;
+        self.large_global_pages = Span::EMPTY;
         self.stale = true;
     }
 
     /// Forgets a page in every space: more than was asked for, and cheaper than finding out whose it is.
     fn flush_page(&mut self, address: u64, spare_global: bool) {
-        let scan = self.large_pages || self.large_global_pages && !spare_global;
+        let scan =
+            self.large_pages.contains(address) || !spare_global && self.large_global_pages.contains(address);
         for array in [&mut self.load, &mut self.store, &mut self.fetch] {
             let entries = if scan { &mut array[..] } else { &mut array[index(address)..][..1] };
             for entry in entries {

@@ -150,22 +150,24 @@ impl CodePage {
 
     /// Whether the prepared instructions are still those in memory.
     fn is_current<M: GuestMemory>(&self, memory: &M) -> bool {
-        let mut now = [0; BYTES];
-        if memory.read(self.physical, &mut now).is_err() {
-            return false;
-        }
-        let is_prepared = |halfword: usize| self.prepared[halfword / 64] >> (halfword % 64) & 1 != 0;
-        let differs = |halfword: usize| {
-            let bytes = halfword * 2..halfword * 2 + 2;
-            self.source[bytes.clone()] != now[bytes]
-        };
-        self.prepared.iter().enumerate().all(|(group, &bits)| {
-            let bytes = group * 128..group * 128 + 128;
-            bits == 0
-                || self.source[bytes.clone()] == now[bytes]
-                || !(group * 64..group * 64 + 64).any(|half| is_prepared(half) && differs(half))
+        self.prepared.iter().enumerate().all(|(group, &prepared)| {
+            let start = group * GROUP_BYTES;
+            let then = &self.source[start..start + GROUP_BYTES];
+            let mut now = [0; GROUP_BYTES];
+            prepared == 0
+                || memory.read(self.physical.offset(start as u64), &mut now).is_ok()
+                    && (*then == now || agree(prepared, then, &now))
         })
     }
+}
+
+/// Bytes of source for each word of [`CodePage::prepared`].
+const GROUP_BYTES: usize = 2 * u64::BITS as usize;
+
+/// Whether two groups have the same in the halfwords that are prepared.
+fn agree(prepared: u64, then: &[u8], now: &[u8]) -> bool {
+    let halves = then.chunks_exact(2).zip(now.chunks_exact(2));
+    halves.enumerate().all(|(half, (then, now))| prepared >> half & 1 == 0 || then == now)
 }
 
 /// All prepared code of a hart.

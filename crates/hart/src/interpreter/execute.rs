@@ -352,6 +352,19 @@ impl Interpreter {
                             fail!(fault);
                         }
                     }
+                    Code::Status => {
+                        count!();
+                        let instruction = &page.side[operation.imm as usize];
+                        if let Err(fault) = system::access_csr(hart, env, x, instruction) {
+                            fail!(fault);
+                        }
+                        hart.refresh_context();
+                        if hart.pending_interrupt_as_seen(env).is_some() {
+                            remaining -= 1;
+                            pc = base + page.offset(position) + u64::from(instruction.length);
+                            break 'fetch Stop::Pause;
+                        }
+                    }
                     Code::System => {
                         count!();
                         hart.pc = base + page.offset(position);

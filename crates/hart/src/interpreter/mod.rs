@@ -48,6 +48,30 @@ impl Interpreter {
     fn new() -> Self {
         Self { registers: Registers::new(), code: CodeCache::new(), single: CodePage::new_single() }
     }
+
+    /// Executes instructions until `slice` of them are retired since there were `start`. Interrupts are taken
+    /// as soon as they are let through, but time passes between slices only.
+    fn run_slice<E: Environment>(
+        &mut self,
+        hart: &mut Hart,
+        env: &E,
+        start: u64,
+        slice: u64,
+    ) -> Option<Exit> {
+        let mut traps = 0;
+        loop {
+            // Traps count, too: an instruction that traps for ever must not keep the hart here.
+            let done = hart.retired.wrapping_sub(start).wrapping_add(traps);
+            let left = slice.checked_sub(done).filter(|&left| left != 0)?;
+            let stop = self.execute(hart, env, Extent::Instructions(left));
+            traps += u64::from(!matches!(stop, Stop::Pause));
+            let exit = hart.resolve(stop);
+            if exit.is_some() {
+                return exit;
+            }
+            hart.take_interrupt(env);
+        }
+    }
 }
 
 impl Hart {
@@ -57,14 +81,14 @@ impl Hart {
         let start = self.retired;
         self.interpret(|hart, interpreter| {
             loop {
+                hart.look_at_timer(env);
                 hart.take_interrupt(env);
-                let left = budget.saturating_sub(hart.retired.wrapping_sub(start));
+                let slice_start = hart.retired;
+                let left = budget.saturating_sub(slice_start.wrapping_sub(start));
                 if left == 0 {
                     return Exit::Budget;
                 }
-                let slice = left.min(SLICE);
-                let stop = interpreter.execute(hart, env, Extent::Instructions(slice));
-                if let Some(exit) = hart.resolve(stop) {
+                if let Some(exit) = interpreter.run_slice(hart, env, slice_start, left.min(SLICE)) {
                     return exit;
                 }
                 if env.attention() {
@@ -78,6 +102,7 @@ impl Hart {
     /// needed before. The trap of an instruction is taken.
     pub fn step<E: Environment>(&mut self, env: &E) -> Exit {
         self.interpret(|hart, interpreter| {
+            hart.look_at_timer(env);
             if hart.take_interrupt(env) {
                 return Exit::Budget;
             }
@@ -101,7 +126,7 @@ impl Hart {
     }
 
     fn take_interrupt<E: Environment>(&mut self, env: &E) -> bool {
-        let pending = self.pending_interrupt(env);
+        let pending = self.pending_interrupt_as_seen(env);
         if let Some(interrupt) = pending {
             self.take_trap(Trap::interrupt(interrupt));
         }

@@ -74,6 +74,8 @@ codes! {
         Float
         /// CSR instructions that change nothing but values.
         Csr
+        /// CSR instructions that may let an interrupt through, or change the rights of loads and stores.
+        Status
         /// Instructions that may change what comes next: other CSR instructions, fences, returns, `wfi`.
         System
         /// What decodes to nothing.
@@ -171,7 +173,7 @@ impl Prepared {
 
     /// Whether the operation's instruction is in the side table.
     pub fn is_kept(&self) -> bool {
-        matches!(self.code, Code::Atomic | Code::Float | Code::Csr | Code::System)
+        matches!(self.code, Code::Atomic | Code::Float | Code::Csr | Code::Status | Code::System)
     }
 
     /// Whether what follows in memory isn't executed next.
@@ -186,26 +188,29 @@ fn kept(instruction: &Instruction) -> Code {
     match instruction.op.extension() {
         A | Zacas => Code::Atomic,
         F | D | Zfh | Zfhmin | Zfa => Code::Float,
-        Zicsr if is_value_only(instruction.imm as u16) => Code::Csr,
+        Zicsr => csr_code(instruction.imm as u16),
         _ => Code::System,
     }
 }
 
-/// Whether writing the CSR has no effect on interrupts, translation or privilege.
-fn is_value_only(number: u16) -> bool {
-    matches!(
-        number,
+/// How an instruction is executed that writes this CSR.
+fn csr_code(number: u16) -> Code {
+    match number {
         csr::FFLAGS
-            | csr::FRM
-            | csr::FCSR
-            | csr::SSCRATCH
-            | csr::SEPC
-            | csr::SCAUSE
-            | csr::STVAL
-            | csr::MSCRATCH
-            | csr::MEPC
-            | csr::MCAUSE
-            | csr::MTVAL
-            | csr::CYCLE..=0xc1f
-    )
+        | csr::FRM
+        | csr::FCSR
+        | csr::SSCRATCH
+        | csr::SEPC
+        | csr::SCAUSE
+        | csr::STVAL
+        | csr::MSCRATCH
+        | csr::MEPC
+        | csr::MCAUSE
+        | csr::MTVAL
+        | csr::CYCLE..=0xc1f => Code::Csr,
+        csr::SSTATUS | csr::SIE | csr::SIP | csr::STIMECMP | csr::MSTATUS | csr::MIE | csr::MIP => {
+            Code::Status
+        }
+        _ => Code::System,
+    }
 }

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use rvisor_isa::{Exception, Instruction, Op, Privilege};
+use rvisor_isa::{Exception, Instruction, Op, Privilege, csr};
 use rvisor_waist::{GuestMemory, GuestVirtual};
 
 use super::memory::Fault;
@@ -16,6 +16,10 @@ use crate::trap::Trap;
 
 /// Bytes of a cache block (Zicbom, Zicboz): `riscv,cbom-block-size` in the device tree.
 pub const CACHE_BLOCK: u64 = 64;
+
+const STIMECMP: i32 = csr::STIMECMP as i32;
+const MIE: i32 = csr::MIE as i32;
+const SIE: i32 = csr::SIE as i32;
 
 /// How a system instruction ended.
 pub enum Outcome {
@@ -95,6 +99,9 @@ pub fn access_csr<E: Environment>(
     };
     let operand = (operation == Write || rs1 != 0).then_some(value);
     let old = hart.csr_instruction(env, imm as u16, operation, operand)?;
+    if matches!(imm, STIMECMP | MIE | SIE) {
+        hart.look_at_timer(env);
+    }
     x.write(rd, old);
     Ok(())
 }
