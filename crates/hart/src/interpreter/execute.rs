@@ -394,6 +394,12 @@ impl Interpreter {
                         continue 'fetch;
                     }
                     Code::Unprepared => {
+                        let target = usize::from(page.entries[operation.imm as usize]);
+                        if target != 0 {
+                            start = start.wrapping_add(target.wrapping_sub(position));
+                            position = target;
+                            continue;
+                        }
                         remaining -= position.wrapping_sub(start) as i64;
                         pc = base + 2 * operation.imm as u64;
                         continue 'fetch;

@@ -42,29 +42,24 @@ pub(crate) struct Interpreter {
     code: CodeCache,
     /// The one instruction that is executed without the cache.
     single: CodePage,
+    /// Traps taken.
+    traps: u64,
 }
 
 impl Interpreter {
     fn new() -> Self {
-        Self { registers: Registers::new(), code: CodeCache::new(), single: CodePage::new_single() }
+        Self { registers: Registers::new(), code: CodeCache::new(), single: CodePage::new_single(), traps: 0 }
     }
 
-    /// Executes instructions until `slice` of them are retired since there were `start`. Interrupts are taken
-    /// as soon as they are let through, but time passes between slices only.
-    fn run_slice<E: Environment>(
-        &mut self,
-        hart: &mut Hart,
-        env: &E,
-        start: u64,
-        slice: u64,
-    ) -> Option<Exit> {
-        let mut traps = 0;
+    /// Executes instructions until `slice` of them are retired. Interrupts are taken as soon as they are let
+    /// through, but time passes between slices only.
+    fn run_slice<E: Environment>(&mut self, hart: &mut Hart, env: &E, slice: u64) -> Option<Exit> {
+        let start = self.progress(hart);
         loop {
-            // Traps count, too: an instruction that traps for ever must not keep the hart here.
-            let done = hart.retired.wrapping_sub(start).wrapping_add(traps);
+            let done = self.progress(hart).wrapping_sub(start);
             let left = slice.checked_sub(done).filter(|&left| left != 0)?;
             let stop = self.execute(hart, env, Extent::Instructions(left));
-            traps += u64::from(!matches!(stop, Stop::Pause));
+            self.traps += u64::from(!matches!(stop, Stop::Pause));
             let exit = hart.resolve(stop);
             if exit.is_some() {
                 return exit;
@@ -72,23 +67,28 @@ impl Interpreter {
             hart.take_interrupt(env);
         }
     }
+
+    /// Counts what budgets are made of: instructions, and traps, because one that leads to the next for ever
+    /// must not keep the hart here.
+    fn progress(&self, hart: &Hart) -> u64 {
+        hart.retired.wrapping_add(self.traps)
+    }
 }
 
 impl Hart {
-    /// Executes instructions until `budget` of them are retired (some more may be), the environment asks for
-    /// attention, or one can't be finished here.
+    /// Executes instructions until `budget` of them are retired or have trapped (some more may be), the
+    /// environment asks for attention, or one can't be finished here.
     pub fn run<E: Environment>(&mut self, env: &E, budget: u64) -> Exit {
-        let start = self.retired;
         self.interpret(|hart, interpreter| {
+            let start = interpreter.progress(hart);
             loop {
                 hart.look_at_timer(env);
                 hart.take_interrupt(env);
-                let slice_start = hart.retired;
-                let left = budget.saturating_sub(slice_start.wrapping_sub(start));
+                let left = budget.saturating_sub(interpreter.progress(hart).wrapping_sub(start));
                 if left == 0 {
                     return Exit::Budget;
                 }
-                if let Some(exit) = interpreter.run_slice(hart, env, slice_start, left.min(SLICE)) {
+                if let Some(exit) = interpreter.run_slice(hart, env, left.min(SLICE)) {
                     return exit;
                 }
                 if env.attention() {

@@ -5,6 +5,7 @@ mod code;
 mod control;
 mod float;
 mod memory;
+mod random;
 mod system;
 
 use alloc::vec::Vec;
