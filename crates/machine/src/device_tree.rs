@@ -117,8 +117,8 @@ pub struct DeviceTree<'a> {
     pub harts: u32,
     /// RAM.
     pub memory: Range<GuestPhysical>,
-    /// Whether the guest starts in M-mode. Without, MSWI and MTIMER are left out: there is nobody for them.
-    /// The PLIC's contexts are the same in both, M-mode and S-mode of each hart.
+    /// Whether the guest starts in M-mode. Without, the board's machine-level interrupt controllers are left
+    /// out: they belong to the built-in SBI.
     pub machine_mode: bool,
     /// `mmu-type` of the harts.
     pub translation: TranslationMode,
@@ -283,11 +283,16 @@ impl DeviceTree<'_> {
     }
 
     fn write_plic(&self, fdt: &mut FdtWriter) -> Written {
+        let contexts: &[u32] = if self.machine_mode {
+            &[cause::MACHINE_EXTERNAL, cause::SUPERVISOR_EXTERNAL]
+        } else {
+            &[cause::SUPERVISOR_EXTERNAL]
+        };
         write_device(fdt, "plic", memory_map::PLIC, &["sifive,plic-1.0.0", "riscv,plic0"], |fdt| {
             write_controller(fdt, 1)?;
             fdt.property_u32("riscv,ndev", plic::MAX_SOURCE)?;
             fdt.property_phandle(phandle::PLIC)?;
-            self.write_hart_interrupts(fdt, &[cause::MACHINE_EXTERNAL, cause::SUPERVISOR_EXTERNAL])
+            self.write_hart_interrupts(fdt, contexts)
         })
     }
 
@@ -445,11 +450,11 @@ mod tests {
     }
 
     #[test]
-    fn without_machine_mode_only_its_timers_are_missing() {
+    fn without_machine_mode_only_supervisor_interrupts_are_described() {
         let blob = DeviceTree { machine_mode: false, ..tree() }.build().unwrap();
         let fdt = Fdt::new(&blob).unwrap();
         let plic = fdt.find_node("/soc/plic@c000000").unwrap();
-        assert_eq!(cells(plic, "interrupts-extended"), [4, 11, 4, 9, 6, 11, 6, 9]);
+        assert_eq!(cells(plic, "interrupts-extended"), [4, 9, 6, 9]);
         assert!(fdt.find_node("/soc/clint@2000000").is_none());
     }
 
