@@ -297,3 +297,6 @@ impl Tlb {
         self.stale = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

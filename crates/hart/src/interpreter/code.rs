@@ -14,8 +14,8 @@ use rvisor_waist::{GuestMemory, GuestPhysical, OutOfRange, PAGE_SIZE};
 
 use super::op::{Code, HALFWORDS, Prepared};
 
-/// Pages kept; when there are more, all are dropped.
-const PAGES: usize = 4096;
+/// Pages kept, some 10 KiB each; when there are more, the oldest is dropped.
+const PAGES: usize = 2048;
 /// Instructions prepared at a time: what follows a branch may never be reached.
 const RUN: usize = 48;
 const BYTES: usize = PAGE_SIZE as usize;
@@ -174,6 +174,7 @@ fn agree(prepared: u64, then: &[u8], now: &[u8]) -> bool {
 pub struct CodeCache {
     pages: Vec<Box<CodePage>>,
     by_address: BTreeMap<u64, u32>,
+    oldest: PageIndex,
 }
 
 /// The place of a page in the cache.
@@ -181,7 +182,7 @@ pub type PageIndex = usize;
 
 impl CodeCache {
     pub fn new() -> Self {
-        Self { pages: Vec::new(), by_address: BTreeMap::new() }
+        Self { pages: Vec::new(), by_address: BTreeMap::new(), oldest: 0 }
     }
 
     #[inline(always)]
@@ -202,19 +203,24 @@ impl CodeCache {
         self.by_address.get(&physical.0).map(|&index| index as usize)
     }
 
-    /// Whether adding a page means dropping all others, after which their indices are void.
+    /// Whether adding a page takes the place of another.
     pub fn is_full(&self) -> bool {
         self.pages.len() == PAGES
     }
 
     /// Adds the page at `physical`, all of which is RAM.
     pub fn add(&mut self, physical: GuestPhysical, epoch: u64) -> PageIndex {
-        if self.is_full() {
-            self.pages.clear();
-            self.by_address.clear();
-        }
-        let index = self.pages.len();
-        self.pages.push(Box::new(CodePage::new(physical, epoch)));
+        let page = CodePage::new(physical, epoch);
+        let index = if self.is_full() {
+            let index = self.oldest;
+            self.oldest = (index + 1) % PAGES;
+            self.by_address.remove(&self.pages[index].physical.0);
+            *self.pages[index] = page;
+            index
+        } else {
+            self.pages.push(Box::new(page));
+            self.pages.len() - 1
+        };
         self.by_address.insert(physical.0, index as u32);
         index
     }
@@ -240,5 +246,24 @@ impl CodeCache {
             page.prepare_run(memory, halfword)?;
         }
         Ok(page.entries[halfword].into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_cache_gives_the_oldest_page_away() {
+        let page = |number: usize| GuestPhysical(number as u64 * PAGE_SIZE);
+        let mut cache = CodeCache::new();
+        for number in 0..PAGES {
+            assert_eq!(cache.add(page(number), 0), number);
+        }
+        assert!(cache.is_full());
+        assert_eq!(cache.add(page(PAGES), 0), 0);
+        assert_eq!(cache.add(page(PAGES + 1), 0), 1);
+        assert_eq!((cache.find(page(0)), cache.find(page(1))), (None, None));
+        assert_eq!((cache.find(page(2)), cache.find(page(PAGES))), (Some(2), Some(0)));
     }
 }

@@ -156,9 +156,12 @@ fn zero_block<E: Environment>(
     hart.check_cache_block(CacheBlock::Zero)?;
     let address = x[instruction.rs1];
     let block = address & !(CACHE_BLOCK - 1);
-    let physical = hart
-        .locate(env, block, Access::Store, CACHE_BLOCK)
-        .map_err(|trap| Trap { value: address, ..trap })?;
+    let physical = match hart.tlb.store(block, CACHE_BLOCK) {
+        Some(physical) => physical,
+        None => hart
+            .locate(env, block, Access::Store, CACHE_BLOCK)
+            .map_err(|trap| Trap { value: address, ..trap })?,
+    };
     env.memory()
         .zero(physical, CACHE_BLOCK)
         .map_err(|_| Trap::exception(Exception::StoreAccessFault, address).into())
