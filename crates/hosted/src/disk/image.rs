@@ -1,7 +1,9 @@
 //! What every disk format provides.
 
+use std::any::Any;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The content of a disk, whatever the format that stores it. Offsets and lengths are in bytes and multiples
 /// of [`SECTOR_SIZE`](rvisor_waist::SECTOR_SIZE); all methods may be called from several threads at once and
@@ -27,4 +29,12 @@ pub trait Image: Send + Sync {
 
     /// Makes the range read as zeros, giving its space back if `unmap`.
     fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> io::Result<()>;
+}
+
+/// Makes a panic an error: a damaged image may surprise the library that reads it.
+pub(super) fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic: Box<dyn Any + Send>| {
+        let text = panic.downcast_ref::<&str>().copied().unwrap_or("the image is damaged");
+        Err(io::Error::other(text.to_owned()))
+    })
 }

@@ -4,10 +4,8 @@
 //! Completed means that [`Image::write_at`] has returned, so [`Image::flush`] alone keeps that promise, and
 //! requests need no order among themselves.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -17,6 +15,7 @@ use rvisor_waist::{
 };
 
 use super::Image;
+use super::image::caught;
 use super::transfer::{Transfer, byte_range};
 
 /// I/O threads of a disk: enough that reads from the host's disk overlap.
@@ -120,7 +119,7 @@ impl<M> Drop for Disk<M> {
         self.shared.state().closing = true;
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
-            // It can't have panicked: `perform_caught` catches what an image may do.
+            // It can't have panicked: `caught` takes care of what an image may do.
             let _ = thread.join();
         }
     }
@@ -135,7 +134,7 @@ fn serve<M: GuestMemory>(shared: &Shared<M>) {
         if let Some(BlockRequest { id, operation }) = state.queue.pop_front() {
             state.running += 1;
             drop(state);
-            let result = perform_caught(&mut transfer, &*shared.image, &operation);
+            let result = caught(|| perform(&mut transfer, &*shared.image, &operation));
             state = finish(shared, id, result);
         } else if state.closing {
             return;
@@ -167,20 +166,6 @@ fn finish<M>(shared: &Shared<M>, id: u64, result: io::Result<()>) -> MutexGuard<
         shared.idle.notify_all();
     }
     state
-}
-
-/// Performs one request; a panic (a damaged image may surprise its reader) is an error of that request.
-fn perform_caught<M: GuestMemory>(
-    transfer: &mut Transfer<'_, M>,
-    image: &dyn Image,
-    operation: &BlockOperation,
-) -> io::Result<()> {
-    catch_unwind(AssertUnwindSafe(|| perform(transfer, image, operation))).unwrap_or_else(
-        |panic: Box<dyn Any + Send>| {
-            let text = panic.downcast_ref::<&str>().copied().unwrap_or("panic in the image's format");
-            Err(io::Error::other(text.to_owned()))
-        },
-    )
 }
 
 fn perform<M: GuestMemory>(

@@ -19,6 +19,10 @@ pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 const HEADER_V2: usize = 72;
 const HEADER_V3: usize = 104;
 
+/// Header extension: names of features, in entries of this many bytes.
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const FEATURE_NAME_ENTRY: u32 = 48;
+
 /// Most entries in an L1 table (32 MiB of them, QEMU's limit).
 const MAX_L1_ENTRIES: u64 = 4 << 20;
 
@@ -139,6 +143,9 @@ fn read_header(file: &File) -> Result<Header, Fault> {
             "the disk in it has {size} bytes, not a positive multiple of 512: use `qemu-img resize`"
         )));
     }
+    if version == 3 {
+        check_extensions(file, 1 << cluster_bits)?;
+    }
     let covered_by_l2 = 1u64 << (2 * cluster_bits - 3);
     let range = |start: u64, bytes: Option<u64>| Some(start..start.checked_add(bytes?)?);
     let l1 = range(l1_offset, l1_size.checked_mul(8));
@@ -165,4 +172,26 @@ fn check_features(file: &File) -> Result<(), Fault> {
             None => format!("it needs qcow2 feature {bit}, which is not supported"),
         })),
     }
+}
+
+/// Checks the list of header extensions, which lies in the first cluster.
+fn check_extensions(file: &File, cluster: u64) -> Result<(), Fault> {
+    let damaged =
+        || Fault::Invalid("its qcow2 header is damaged (extensions): fetch or copy it again".into());
+    let word = |at: u64| -> Result<u32, Fault> {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, at)?;
+        Ok(u32::from_be_bytes(bytes))
+    };
+    // The header's length is its last field here.
+    let mut at = u64::from(word(HEADER_V3 as u64 - 4)?);
+    while at + 8 <= cluster {
+        let (kind, length) = (word(at)?, word(at + 4)?);
+        match kind {
+            0 => return Ok(()),
+            FEATURE_NAMES if !length.is_multiple_of(FEATURE_NAME_ENTRY) => return Err(damaged()),
+            _ => at += 8 + u64::from(length).next_multiple_of(8),
+        }
+    }
+    Err(damaged())
 }

@@ -20,6 +20,7 @@ use imago::{
 use rvisor_waist::SECTOR_SIZE;
 
 use super::create::create_file;
+use super::image::caught;
 use super::options::{find_format, open_file};
 use super::{DiskError, Format, Image, lock, raw};
 
@@ -60,7 +61,8 @@ fn open_layer(
             Ok(FormatAccess::new(raw.map_err(fault)?))
         }
         Format::Qcow2 => {
-            let mut driver: Driver<Storage> = Driver::open_image(storage, !read_only).map_err(fault)?;
+            let mut driver: Driver<Storage> =
+                caught(|| Driver::open_image(storage, !read_only)).map_err(fault)?;
             driver.set_data_file(None);
             driver.set_backing(open_backing(&driver, path, depth + 1)?);
             Ok(FormatAccess::new(driver))

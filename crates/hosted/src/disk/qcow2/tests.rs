@@ -260,6 +260,9 @@ fn unsupported_features_are_named() {
     assert!(change(32, &[0, 0, 0, 2]).contains("encrypted"));
     assert!(change(36, &[0, 0, 0, 0]).contains("damaged"));
     assert!(change(40, &[0xff; 8]).contains("damaged"));
+    // The header's length, and with it where extensions are looked for.
+    assert!(change(100, &[0, 1, 0, 0]).contains("extensions"));
+    assert!(change(104, &[0x68, 0x03, 0xf8, 0x57, 0, 0, 0, 49]).contains("extensions"));
     assert!(change(72, &[0, 0, 0, 0, 0, 0, 0, 4]).contains("external file"));
     assert!(change(72, &[0x80, 0, 0, 0, 0, 0, 0, 0]).contains("feature 63"));
 }
