@@ -130,7 +130,7 @@ fn environment_call(hart: &Hart) -> Result<Outcome, Fault> {
 }
 
 /// `cbo.inval`, `cbo.clean`, `cbo.flush`: memory is coherent, so that all they do is trap. Either a load or a
-/// store must be allowed.
+/// store of the whole block must be allowed.
 fn manage<E: Environment>(
     hart: &mut Hart,
     env: &E,
@@ -140,8 +140,10 @@ fn manage<E: Environment>(
 ) -> Result<(), Fault> {
     hart.check_cache_block(operation)?;
     let address = x[instruction.rs1];
-    if hart.locate(env, address, Access::Load, 1).is_err() {
-        hart.locate(env, address, Access::Store, 1)?;
+    let block = address & !(CACHE_BLOCK - 1);
+    if hart.locate(env, block, Access::Load, CACHE_BLOCK).is_err() {
+        hart.locate(env, block, Access::Store, CACHE_BLOCK)
+            .map_err(|trap| Trap { value: address, ..trap })?;
     }
     Ok(())
 }

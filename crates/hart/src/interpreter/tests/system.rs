@@ -182,6 +182,21 @@ fn cbo_zero_clears_its_block() {
 }
 
 #[test]
+fn cache_block_that_is_partly_protected_faults() {
+    let world = World::new();
+    let address = RAM + 0x4000 + 77;
+    for op in [Op::CboClean, Op::CboFlush, Op::CboInval] {
+        let hart = run(&world, &[asm(op, 0, A1, 0, 0)], |hart| {
+            // 8 bytes of the block, locked against everything.
+            hart.csr.pmp.set_address(0, (RAM + 0x4000 + 112) >> 2);
+            hart.csr.pmp.set_config(0, 0x98);
+            hart.x[A1 as usize] = address;
+        });
+        assert_eq!((hart.csr.mcause, hart.csr.mtval), (7, address), "{op:?}");
+    }
+}
+
+#[test]
 fn cache_blocks_are_illegal_where_envcfg_says_so() {
     let world = World::new();
     let bits = asm(Op::CboZero, 0, A1, 0, 0);
