@@ -8,6 +8,7 @@
 mod compare;
 mod generate;
 mod model;
+pub mod qemu;
 mod random;
 mod report;
 mod world;

@@ -1,35 +1,58 @@
-//! Compares the hart with the Sail model and prints what was compared.
+//! Compares the hart with the Sail model, or with QEMU, and prints what was compared.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use rvisor_oracle::Comparison;
+use rvisor_oracle::{Comparison, Report, qemu};
 
-const USAGE: &str = "usage: rvisor-oracle [--count INSTRUCTIONS] [--seed NUMBER]";
+const USAGE: &str = "usage: rvisor-oracle [--against sail|qemu] [--count INSTRUCTIONS] [--seed NUMBER]";
+
+struct Arguments {
+    against_qemu: bool,
+    count: u64,
+    seed: u64,
+}
 
 fn main() -> ExitCode {
-    let Some((count, seed)) = arguments() else {
+    let Some(arguments) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    if arguments.against_qemu {
+        // The guest's memory is a file; best in memory itself.
+        let shared = Path::new("/dev/shm");
+        let directory = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
+        return match qemu::compare(arguments.count, arguments.seed, &directory) {
+            Ok(report) => print(&report),
+            Err(error) => {
+                eprintln!("qemu-system-riscv64: {error}");
+                ExitCode::from(2)
+            }
+        };
+    }
     // The model panics where it isn't complete; that is reported, not printed.
     std::panic::set_hook(Box::new(|_| {}));
-    let mut comparison = Comparison::new(seed);
-    let report = comparison.run(count);
+    print(Comparison::new(arguments.seed).run(arguments.count))
+}
+
+fn print(report: &Report) -> ExitCode {
     println!("{report}");
     if report.differing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The count and the seed; `None` for arguments that make no sense.
-fn arguments() -> Option<(u64, u64)> {
-    let (mut count, mut seed) = (1_000_000, 1);
+/// What the command line says; `None` where it makes no sense.
+fn arguments() -> Option<Arguments> {
+    let mut parsed = Arguments { against_qemu: false, count: 1_000_000, seed: 1 };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
-        let value = arguments.next()?.parse().ok()?;
-        match name.as_str() {
-            "--count" => count = value,
-            "--seed" => seed = value,
+        let value = arguments.next()?;
+        match (name.as_str(), value.as_str()) {
+            ("--against", "sail") => parsed.against_qemu = false,
+            ("--against", "qemu") => parsed.against_qemu = true,
+            ("--count", count) => parsed.count = count.parse().ok()?,
+            ("--seed", seed) => parsed.seed = seed.parse().ok()?,
             _ => return None,
         }
     }
-    Some((count, seed))
+    Some(parsed)
 }

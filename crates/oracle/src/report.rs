@@ -59,7 +59,7 @@ impl fmt::Display for Report {
         for (reason, count) in &self.allowed {
             writeln!(f, "  {count:>10}  {reason}")?;
         }
-        writeln!(f, "Not compared, because the model says so:")?;
+        writeln!(f, "Not compared, and why:")?;
         let mut reasons = BTreeMap::<&str, (u64, Vec<&str>)>::new();
         for ((mnemonic, reason), count) in &self.lacking {
             let entry = reasons.entry(reason).or_default();
