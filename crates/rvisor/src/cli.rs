@@ -9,9 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Runs 64-bit RISC-V machines on this computer.
 #[derive(Parser, Debug)]
 #[command(name = "rvisor", version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Set RVISOR_LOG=debug (or info, trace; per module as in RUST_LOG) to see what Rvisor does."
-)]
+#[command(after_help = "Set RVISOR_LOG=debug (or info, trace; per module as in RUST_LOG) to see what Rvisor does.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -19,8 +17,26 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Start a fresh machine from an image, and run a command in it or log in
+    Run(Box<Run>),
     /// Boot a machine from a kernel, firmware or a bare program
     Boot(Box<Boot>),
+    /// Get a built-in image, built from the packages of its distribution
+    Pull(Pull),
+    /// Build an image from a recipe
+    Build(Build),
+    /// List images
+    Images(List),
+    /// Remove images
+    Rmi(Rmi),
+    /// List machines
+    Ps(List),
+    /// Remove machines that aren't running, with their disks
+    Rm {
+        /// Machines to remove
+        #[arg(required = true)]
+        machines: Vec<String>,
+    },
     /// Print shell completions
     Completions {
         /// Shell to complete for
@@ -31,6 +47,33 @@ pub enum Command {
         /// Directory to write them to
         directory: PathBuf,
     },
+}
+
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Name of the machine, and its host name
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub size: Size,
+    /// Remove the machine and its disk when it ends
+    #[arg(long)]
+    pub rm: bool,
+    /// Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]
+    #[arg(short, long = "publish", value_name = "HOST:GUEST")]
+    pub publish: Vec<String>,
+    /// Network of the machine
+    #[arg(long, value_enum, default_value_t = Network::User)]
+    pub net: Network,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    #[command(flatten)]
+    pub mirror: Mirror,
+    /// Image to start from; a built-in one is pulled if it isn't there
+    pub image: String,
+    /// Command to run in the guest; without one, a login shell on the console
+    #[arg(last = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -105,6 +148,60 @@ pub enum Network {
     None,
 }
 
+#[derive(Args, Debug)]
+pub struct Mirror {
+    /// Base address of the Debian mirror to use; else RVISOR_DEBIAN_MIRROR, else this system's apt sources
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Pull {
+    /// Image to get: debian or busybox
+    pub image: String,
+    /// Build it again even if it is there
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub mirror: Mirror,
+}
+
+#[derive(Args, Debug)]
+pub struct Build {
+    /// Recipe (TOML)
+    pub recipe: PathBuf,
+    /// Name of the image; else the recipe's file name
+    #[arg(short, long)]
+    pub tag: Option<String>,
+    #[command(flatten)]
+    pub mirror: Mirror,
+}
+
+#[derive(Args, Debug)]
+pub struct List {
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Names only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// A table for people
+    Table,
+    /// JSON for programs
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub struct Rmi {
+    /// Images to remove
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
 /// Parses a size such as `512M`.
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -150,5 +247,12 @@ mod tests {
         for wrong in ["", "M", "1.5G", "12X", "99999999999T"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn command_after_the_dashes_is_taken_as_it_is() {
+        let cli = Cli::parse_from(["rvisor", "run", "debian", "--", "ls", "--all", "-p"]);
+        let Command::Run(run) = cli.command else { panic!("run was parsed as something else") };
+        assert_eq!(run.command, ["ls", "--all", "-p"]);
     }
 }

@@ -3,9 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod builder;
 mod cli;
 mod generate;
+mod guest_command;
+mod images;
+mod machines;
+mod run;
 mod session;
+mod table;
 
 use std::process::ExitCode;
 
@@ -31,6 +37,13 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Run(options) => run::run(&options),
+        Command::Pull(options) => images::pull(&options),
+        Command::Build(options) => images::build(&options),
+        Command::Images(options) => images::list(&options),
+        Command::Rmi(options) => images::remove(&options),
+        Command::Ps(options) => run::list(&options),
+        Command::Rm { machines } => run::remove(&machines),
         Command::Boot(options) => boot::boot(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),

@@ -16,7 +16,7 @@ use rvisor_machine::boot::Placed;
 const TIMED_OUT: u8 = 124;
 
 /// How long output may take to reach a slow reader after the machine ended.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a session on the console went.
 pub struct Session<'a> {

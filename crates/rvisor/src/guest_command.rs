@@ -1,0 +1,155 @@
+//! The host's side of a command in a guest: three streams and a control port (the book, "The guest
+//! protocol").
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rvisor_hosted::Stream;
+
+/// Longest line that a guest may send on the control port.
+const LINE_LIMIT: usize = 4096;
+
+/// How a guest says that a command ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// With this exit code.
+    Exit(u8),
+    /// It couldn't be run, for this reason.
+    Failed(String),
+}
+
+/// Ports of the virtio console, connected to this process's standard streams.
+pub struct CommandPorts {
+    stdin: Stream,
+    stdout: Stream,
+    stderr: Stream,
+    control: Stream,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+}
+
+impl CommandPorts {
+    /// Ports of which nothing is connected yet.
+    pub fn new() -> Self {
+        let stream = Stream::new;
+        Self { stdin: stream(), stdout: stream(), stderr: stream(), control: stream(), outcome: Arc::default() }
+    }
+
+    /// Name and stream of each port, for the machine.
+    pub fn ports(&self) -> Vec<(String, Stream)> {
+        [
+            ("org.rvisor.control", &self.control),
+            ("org.rvisor.stdin", &self.stdin),
+            ("org.rvisor.stdout", &self.stdout),
+            ("org.rvisor.stderr", &self.stderr),
+        ]
+        .map(|(name, stream)| (name.to_owned(), stream.clone()))
+        .into()
+    }
+
+    /// Connects the standard streams and sends the command; `ended` is called once its outcome is known.
+    pub fn start(
+        &self,
+        environment: &[(&str, String)],
+        command: &[String],
+        ended: impl Fn() + Send + 'static,
+    ) -> io::Result<()> {
+        self.stdout.write_to(io::stdout())?;
+        self.stderr.write_to(io::stderr())?;
+        let reader = ControlReader { line: Vec::new(), outcome: Arc::clone(&self.outcome), ended };
+        self.control.write_to(reader)?;
+        self.stdin.read_from(io::stdin(), None)?;
+        self.control.feed(&request(environment, command));
+        Ok(())
+    }
+
+    /// Waits until standard output and standard error have taken everything.
+    pub fn drain(&self, patience: std::time::Duration) {
+        self.stdout.drain(patience);
+        self.stderr.drain(patience);
+    }
+
+    /// How the command ended, if the guest said so.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// `run LENGTH`, then that many bytes of shell words: assignments, `--`, the command.
+fn request(environment: &[(&str, String)], command: &[String]) -> Vec<u8> {
+    let assignments = environment.iter().map(|(name, value)| quote(&format!("{name}={value}")));
+    let words: Vec<_> =
+        assignments.chain(["--".to_owned()]).chain(command.iter().map(|word| quote(word))).collect();
+    let words = words.join(" ");
+    format!("run {}\n{words}", words.len()).into_bytes()
+}
+
+/// A word that a POSIX shell reads back as `text`.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Takes lines from the control port.
+struct ControlReader<F> {
+    line: Vec<u8>,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+    ended: F,
+}
+
+impl<F: Fn()> Write for ControlReader<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let outcome = parse(&String::from_utf8_lossy(&self.line));
+                self.line.clear();
+                if let Some(outcome) = outcome {
+                    self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+                    (self.ended)();
+                }
+            } else if self.line.len() < LINE_LIMIT {
+                self.line.push(byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn parse(line: &str) -> Option<Outcome> {
+    match line.trim_end_matches('\r').split_once(' ')? {
+        ("exit", code) => code.parse().ok().map(Outcome::Exit),
+        ("failed", reason) => Some(Outcome::Failed(reason.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        let words = ["a b", "it's", "$HOME `x` \"y\"", "", "line\nbreak", "ü"].map(String::from);
+        let text = String::from_utf8(request(&[("TERM", "dumb".into())], &words)).unwrap();
+        let (head, words_text) = text.split_once('\n').unwrap();
+        assert_eq!(head, format!("run {}", words_text.len()));
+        let script = format!("set -- {words_text}; shift 2; for word; do printf '%s\\0' \"$word\"; done");
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let seen: Vec<_> = output.stdout.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        assert_eq!(seen[..6], words);
+    }
+
+    #[test]
+    fn first_outcome_counts_and_noise_is_ignored() {
+        let ports = CommandPorts::new();
+        let mut reader = ControlReader { line: Vec::new(), outcome: Arc::clone(&ports.outcome), ended: || {} };
+        reader.write_all(b"hello\nexit 999\nexi").unwrap();
+        assert_eq!(ports.outcome(), None);
+        reader.write_all(b"t 7\nexit 0\n").unwrap();
+        assert_eq!(ports.outcome(), Some(Outcome::Exit(7)));
+        reader.write_all(&[b'x'; 3 * LINE_LIMIT]).unwrap();
+        assert!(reader.line.len() <= LINE_LIMIT);
+    }
+}
