@@ -10,6 +10,7 @@ use rvisor_devices::plic::Plic;
 use rvisor_devices::rtc::Rtc;
 use rvisor_devices::uart::Uart;
 use rvisor_hart::{Environment, TranslationMode};
+use rvisor_virtio::EmptySlot;
 use rvisor_waist::{Clock, ConsoleBackend, Device, GuestMemory, GuestPhysical, InterruptLine};
 use spin::{Mutex, MutexGuard};
 
@@ -131,8 +132,12 @@ fn assemble<M: GuestMemory + 'static>(
     );
     board.attach(map::RTC, Box::new(Rtc::new(Arc::clone(clock), irq(map::RTC_IRQ))));
     board.attach(map::UART, Box::new(Uart::new(serial, irq(map::UART_IRQ))));
-    for (slot, build) in (0..).zip(virtio) {
-        let device = build(Arc::clone(memory), irq(map::virtio_irq(slot)));
+    let mut virtio = virtio.into_iter();
+    for slot in 0..map::VIRTIO_SLOTS {
+        let device = match virtio.next() {
+            Some(build) => build(Arc::clone(memory), irq(map::virtio_irq(slot))),
+            None => Box::new(EmptySlot),
+        };
         board.attach(map::virtio(slot), device);
     }
     if config.machine_mode {

@@ -21,8 +21,7 @@ pub struct LocalBuilder;
 impl Builder for LocalBuilder {
     fn boot(&self, vm: BuildVm<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (kernel, initrd) = (fs::read(&vm.kernel)?, fs::read(&vm.initrd)?);
-        let program =
-            Program::Linux { kernel: &kernel, initrd: Some(&initrd), command_line: &vm.append };
+        let program = Program::Linux { kernel: &kernel, initrd: Some(&initrd), command_line: &vm.append };
         let serial = Stream::new();
         let disks = vm.disks.into_iter().map(|disk| DiskOptions {
             read_only: disk.read_only,

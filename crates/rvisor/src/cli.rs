@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Runs 64-bit RISC-V machines on this computer.
 #[derive(Parser, Debug)]
 #[command(name = "rvisor", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Set RVISOR_LOG=debug (or info, trace; per module as in RUST_LOG) to see what Rvisor does.")]
+#[command(
+    after_help = "Set RVISOR_LOG=debug (or info, trace; per module as in RUST_LOG) to see what Rvisor does."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

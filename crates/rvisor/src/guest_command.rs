@@ -31,7 +31,13 @@ impl CommandPorts {
     /// Ports of which nothing is connected yet.
     pub fn new() -> Self {
         let stream = Stream::new;
-        Self { stdin: stream(), stdout: stream(), stderr: stream(), control: stream(), outcome: Arc::default() }
+        Self {
+            stdin: stream(),
+            stdout: stream(),
+            stderr: stream(),
+            control: stream(),
+            outcome: Arc::default(),
+        }
     }
 
     /// Name and stream of each port, for the machine.
@@ -144,7 +150,8 @@ mod tests {
     #[test]
     fn first_outcome_counts_and_noise_is_ignored() {
         let ports = CommandPorts::new();
-        let mut reader = ControlReader { line: Vec::new(), outcome: Arc::clone(&ports.outcome), ended: || {} };
+        let mut reader =
+            ControlReader { line: Vec::new(), outcome: Arc::clone(&ports.outcome), ended: || {} };
         reader.write_all(b"hello\nexit 999\nexi").unwrap();
         assert_eq!(ports.outcome(), None);
         reader.write_all(b"t 7\nexit 0\n").unwrap();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use rvisor_images::progress::for_standard_error;
-use rvisor_images::{Image, Options, Recipe, Store};
+use rvisor_images::{Image, Name, Options, Recipe, Store};
 
 use crate::builder::LocalBuilder;
 use crate::cli::{Build, Format, List, Mirror, Pull, Rmi};
@@ -31,7 +31,7 @@ pub fn build(options: &Build) -> anyhow::Result<ExitCode> {
     };
     let image = rvisor_images::build(
         &store,
-        &name,
+        &Name::parse(&name)?,
         &recipe,
         &build_options(&options.mirror, false),
         &LocalBuilder,

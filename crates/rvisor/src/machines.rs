@@ -32,11 +32,15 @@ impl MachineDirectory {
         check_name(&name)?;
         let path = root(store).join(&name);
         let parent = root(store);
-        let say = || format!("can't make the machine's directory {}; check disk space and permissions", path.display());
+        let say = || {
+            format!("can't make the machine's directory {}; check disk space and permissions", path.display())
+        };
         fs::create_dir_all(&parent).with_context(say)?;
         match fs::create_dir(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                bail!("a machine is called {name} already; choose another --name, or remove it with `rvisor rm {name}`")
+                bail!(
+                    "a machine is called {name} already; choose another --name, or remove it with `rvisor rm {name}`"
+                )
             }
             result => result.with_context(say)?,
         }
@@ -120,7 +124,9 @@ fn is_running(path: &Path) -> anyhow::Result<bool> {
     match lock.try_lock_shared() {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("can't lock {}", path.display()))
+        }
     }
 }
 
@@ -141,7 +147,8 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 
 fn unused_name(store: &Store, image: &str) -> anyhow::Result<String> {
     use rvisor_waist::EntropyBackend;
-    let stem: String = image.chars().take(40).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let stem: String =
+        image.chars().take(40).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let mut entropy = rvisor_hosted::HostEntropy::new().context("the host gives no random numbers")?;
     loop {
         let mut bytes = [0; 3];

@@ -79,7 +79,10 @@ impl Files {
     fn read(image: &Image) -> anyhow::Result<Self> {
         let read = |path| {
             std::fs::read(path).with_context(|| {
-                format!("image {} is damaged; remove it with `rvisor rmi {}` and get it again", image.name, image.name)
+                format!(
+                    "image {} is damaged; remove it with `rvisor rmi {}` and get it again",
+                    image.name, image.name
+                )
             })
         };
         Ok(Self { kernel: read(&image.kernel)?, initrd: read(&image.run_initrd)? })
@@ -91,7 +94,7 @@ impl Files {
 }
 
 fn command_line(image: &Image, command: bool, name: &str) -> String {
-    let mode = if command { "quiet rvisor.mode=command" } else { "quiet" };
+    let mode = if command { "quiet panic=-1 rvisor.mode=command" } else { "quiet" };
     format!("{} {mode} rvisor.hostname={name}", image.manifest.append)
 }
 

@@ -8,8 +8,7 @@ pub fn print<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [Stri
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     for row in &rows {
-        let line: String =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}   ")).collect();
+        let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}   ")).collect();
         println!("{}", line.trim_end());
     }
 }

@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod blk;
 pub mod console;
+mod empty;
 pub mod features;
 mod front_end;
 pub mod net;
@@ -22,6 +23,7 @@ mod segments;
 pub mod testing;
 pub mod transport;
 
+pub use empty::EmptySlot;
 pub use front_end::{FrontEnd, Queues};
 pub use segments::Segments;
 pub use transport::Transport;

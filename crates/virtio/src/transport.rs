@@ -15,8 +15,8 @@ use crate::queue::{Queue, QueueError};
 pub const CONFIG_OFFSET: u64 = 0x100;
 
 /// `MagicValue`: "virt".
-const MAGIC: u32 = 0x7472_6976;
-const VERSION: u32 = 2;
+pub(crate) const MAGIC: u32 = 0x7472_6976;
+pub(crate) const VERSION: u32 = 2;
 /// `VendorID`: "Rvis".
 const VENDOR: u32 = 0x7369_7652;
 

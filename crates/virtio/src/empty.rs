@@ -1,0 +1,37 @@
+//! A virtio-mmio slot with no device in it (Virtio 1.3, "MMIO Device Register Layout": a device id of zero).
+
+use rvisor_waist::{Device, OutOfRange, Width};
+
+use crate::transport::{MAGIC, VERSION, register};
+
+/// What a driver finds in an unused slot.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct EmptySlot;
+
+impl Device for EmptySlot {
+    fn read(&mut self, offset: u64, _width: Width) -> Result<u64, OutOfRange> {
+        Ok(match offset {
+            register::MAGIC_VALUE => u64::from(MAGIC),
+            register::VERSION => u64::from(VERSION),
+            _ => 0,
+        })
+    }
+
+    fn write(&mut self, _offset: u64, _width: Width, _value: u64) -> Result<(), OutOfRange> {
+        Ok(())
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_slot_is_a_transport_without_a_device() {
+        let mut slot = EmptySlot;
+        assert_eq!(slot.read(register::MAGIC_VALUE, Width::Word), Ok(0x7472_6976));
+        assert_eq!(slot.read(register::DEVICE_ID, Width::Word), Ok(0));
+    }
+}
