@@ -95,11 +95,15 @@ run_command() {
     done
     shift
 
-    stdin=$(wait_for_port org.rvisor.stdin)
-    stdout=$(wait_for_port org.rvisor.stdout)
-    stderr=$(wait_for_port org.rvisor.stderr)
-    chroot "${target:-/}" /bin/sh -c 'cd "$HOME" 2>/dev/null; exec "$@"' sh "$@" \
-        <"${stdin:-/dev/null}" >"${stdout:-/dev/console}" 2>"${stderr:-/dev/console}" 3>&-
+    export stdin=$(wait_for_port org.rvisor.stdin)
+    export stdout=$(wait_for_port org.rvisor.stdout)
+    export stderr=$(wait_for_port org.rvisor.stderr)
+    # A shell of its own opens the ports, so that what this one says of a killed command doesn't get into them.
+    sh -c '
+        exec <"${stdin:-/dev/null}" >"${stdout:-/dev/console}" 2>"${stderr:-/dev/console}"
+        unset stdin stdout stderr
+        exec chroot "$@"' sh "${target:-/}" \
+        /bin/sh -c 'cd "$HOME" 2>/dev/null; unset OLDPWD; exec "$@"' sh "$@" 3>&- 2>/dev/null
     code=$?
     kill -9 -1 2>/dev/null
     sync
