@@ -183,7 +183,7 @@ fn interrupted_download_is_resumed_by_the_next_process() {
     server.put("/file", content());
     let item = item(&server, "/file", &content());
     std::fs::write(cache.path().join(format!("{}.part", item.sha256)), &content()[..1000]).unwrap();
-    fetcher(cache.path()).fetch("test", &[item.clone()], &Silent).unwrap();
+    fetcher(cache.path()).fetch("test", std::slice::from_ref(&item), &Silent).unwrap();
     assert_eq!(server.requests("/file"), ["/file 1000"]);
 }
 
