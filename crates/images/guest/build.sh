@@ -108,6 +108,9 @@ make_initrd() {
     echo "RVISOR-PROGRESS 0/1 making the initial RAM disk"
     inside update-initramfs -c -k "$KERNEL" 2>&1 || fail "can't make the initial RAM disk"
     [ -e "/target/boot/initrd.img-$KERNEL" ] || fail "there is no initial RAM disk"
+    # Boot menus name these; Debian's own hooks make them only where a boot loader is installed.
+    ln -sf "boot/vmlinux-$KERNEL" /target/vmlinuz
+    ln -sf "boot/initrd.img-$KERNEL" /target/initrd.img
 }
 
 clean() {

@@ -190,7 +190,7 @@ impl Build<'_> {
 
     fn busybox(&self) -> Result<NewImage> {
         let kernel = self.kernel()?;
-        let mut initrd = initramfs::run(&kernel, &self.busybox_program()?)?;
+        let mut initrd = initramfs::run(&kernel, &self.busybox_program()?, false)?;
         let mut more = Cpio::default();
         more.file("etc/hostname", 0o644, format!("{}\n", self.recipe.hostname).as_bytes());
         initrd.extend(more.finish());
@@ -205,7 +205,7 @@ impl Build<'_> {
         let packages = self.fetch(&selection)?;
         let kernel = self.kernel()?;
         let busybox = self.busybox_program()?;
-        write(&self.path("run-initrd"), &initramfs::run(&kernel, &busybox)?)?;
+        write(&self.path("run-initrd"), &initramfs::run(&kernel, &busybox, true)?)?;
         let uuid = Uuid::new_v4().to_string();
         let summary = self.lay_out(&selection, &packages, &uuid)?;
         let tools = Programs::from_packages(&self.fetch(&resolve(
