@@ -1,9 +1,9 @@
 //! Steps a hart and the model from the same state, and compares all that they hold.
 
-use rvisor_hart::{Config, Hart};
+use rvisor_hart::{Config, Exit, Hart};
 use rvisor_isa::csr::*;
 use rvisor_isa::{Exception, Extension, Interrupt, Privilege, csr, decode, disassemble};
-use rvisor_waist::{GuestMemory, GuestPhysical};
+use rvisor_waist::{GuestMemory, GuestPhysical, OutOfRange};
 
 use crate::generate::Generator;
 use crate::model::{Model, Outcome, missing};
@@ -79,7 +79,7 @@ const STEPS_PER_RESET: u64 = 200;
 /// Bytes of RAM.
 const RAM_SIZE: u64 = 1 << 20;
 /// How many more instructions than asked for the hart may run at once.
-const LOOKAHEAD: u64 = 8;
+const LOOKAHEAD: u64 = 16;
 /// How often an operation that the model can't do is tried on purpose.
 const ENOUGH: u64 = 100;
 /// Findings that are written out in full.
@@ -107,6 +107,7 @@ enum Place {
     Privilege,
     X(usize),
     Csr(u16),
+    Memory(u64),
 }
 
 impl std::fmt::Display for Place {
@@ -115,6 +116,7 @@ impl std::fmt::Display for Place {
             Self::Pc => f.write_str("pc"),
             Self::Privilege => f.write_str("privilege"),
             Self::X(register) => write!(f, "x{register}"),
+            Self::Memory(address) => write!(f, "memory at {address:#x}"),
             Self::Csr(number) => match csr::name(*number) {
                 Some(name) => name.fmt(f),
                 None => write!(f, "csr {number:#x}"),
@@ -283,6 +285,8 @@ impl Comparison {
         let bytes: Vec<u8> = instructions
             .iter()
             .flat_map(|bits| bits.to_le_bytes().into_iter().take(if bits & 3 == 3 { 4 } else { 2 }))
+            // An illegal instruction behind them keeps a run from going on into what others left.
+            .chain([0; 2])
             .collect();
         // Now and then across the end of RAM, or outside.
         let offset = match self.random.below(100) {
@@ -324,11 +328,30 @@ impl Comparison {
     fn single_step(&mut self) {
         let instructions = self.place_instructions(1);
         let bits = instructions[0];
+        self.aim(bits);
         let before = self.state(bits);
-        let Some(outcome) = self.model_step() else { return };
-        self.hart.step(&self.world);
+        let outcome = match self.model.step_with_memory(&self.world) {
+            Ok(outcome) => outcome,
+            Err(reason) => return self.count_lacking(self.model.executed(), reason),
+        };
+        if let Exit::Device(access) = self.hart.step(&self.world) {
+            // There are no devices.
+            self.hart.finish_device_access(&access, Err(OutOfRange));
+        }
         self.count(outcome);
         self.judge(&instructions, &before);
+    }
+
+    /// Makes the address of a load or store one that is often in RAM.
+    fn aim(&mut self, bits: u32) {
+        let Some(instruction) = decode(bits).filter(|i| i.op.extension() == Extension::I && i.rs1 != 0)
+        else {
+            return;
+        };
+        if self.random.chance(70) {
+            let target = (RAM + self.random.below(RAM_SIZE + 16)) & !self.random.pick(&[0, 7, 7, 7]);
+            self.set_x(instruction.rs1.into(), target.wrapping_sub(instruction.imm as i64 as u64));
+        }
     }
 
     /// As many instructions as the hart runs at once: up to `count`, or up to what changes its course.
@@ -348,21 +371,20 @@ impl Comparison {
         let start = self.hart.retired;
         self.hart.run(&self.world, count);
         let mut retired = self.hart.retired.wrapping_sub(start);
-        // An interrupt may come first, a trap may come last.
-        let mut outcome = Outcome::Interrupted;
-        while retired > 0 || outcome == Outcome::Interrupted {
-            let Some(next) = self.model_step() else { return self.reset() };
-            outcome = next;
-            self.count(outcome);
-            match outcome {
-                Outcome::Retired if retired > 0 => retired -= 1,
-                Outcome::Interrupted => {}
-                _ => break,
-            }
-        }
-        if outcome == Outcome::Retired && !self.differences(instructions[0]).is_empty() {
+        // How many traps the hart took among them it doesn't say: its state must be one that the model passes
+        // through after having retired as many instructions.
+        for _ in 0..count + LOOKAHEAD + retired {
             let Some(outcome) = self.model_step() else { return self.reset() };
             self.count(outcome);
+            if outcome == Outcome::Retired {
+                if retired == 0 {
+                    break;
+                }
+                retired -= 1;
+            }
+            if retired == 0 && self.differences(instructions[0]).is_empty() {
+                break;
+            }
         }
         self.judge(&instructions, &before);
     }
@@ -449,9 +471,16 @@ impl Comparison {
 
     /// Records what differs after the instructions, if anything does.
     fn judge(&mut self, instructions: &[u32], before: &State) {
+        let stored = self.model.take_store().map(|store| {
+            let mut found = [0; 8];
+            // It was in RAM when the model looked.
+            let _ = self.world.ram.read(GuestPhysical(store.address), &mut found[..store.size as usize]);
+            (Place::Memory(store.address), u64::from_le_bytes(found), store.value)
+        });
         let differences: Vec<Difference> = self
             .differences(instructions[0])
             .into_iter()
+            .chain(stored.filter(|(_, hart, model)| hart != model))
             .map(|(place, hart, model)| {
                 let before =
                     before.iter().find(|(other, ..)| *other == place).map_or(0, |&(_, value, _)| value);

@@ -3,8 +3,8 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
-use rvisor_isa::csr::{MCYCLE, MSTATEEN0, MSTATEEN3, SSTATEEN0, SSTATEEN3, counters, envcfg, mip};
-use rvisor_isa::{Extension, Op, Privilege, compressed, decode, encode};
+use rvisor_isa::csr::{MCYCLE, MSTATEEN0, MSTATEEN3, SSTATEEN0, SSTATEEN3, counters, envcfg, mip, satp};
+use rvisor_isa::{Extension, Instruction, Op, Privilege, compressed, decode, encode};
 use rvisor_waist::{GuestMemory, GuestPhysical};
 use softcore_rv64::prelude::bv;
 use softcore_rv64::raw::{self, AccessType, ExceptionType, ExecutionResult, ctl_result, sync_exception};
@@ -30,6 +30,20 @@ pub enum Outcome {
 pub struct Model {
     core: Core,
     executed: u32,
+    /// Whether loads and stores are executed: memory is the hart's too, so that only one side may go ahead.
+    accesses_memory: bool,
+    stored: Option<Store>,
+}
+
+/// What a store of the model would have written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Store {
+    /// Where.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Zero-extended.
+    pub value: u64,
 }
 
 fn configuration() -> raw::Config {
@@ -91,7 +105,7 @@ impl Model {
         let mut core = new_core(configuration());
         core.reset();
         core.stimecmp = bv(u64::MAX);
-        Self { core, executed: 0 }
+        Self { core, executed: 0, accesses_memory: false, stored: None }
     }
 
     /// An integer register.
@@ -187,8 +201,11 @@ impl Model {
             core.PC = core.nextPC;
             return Ok(Outcome::Interrupted);
         }
+        if self.core.satp.bits() >> satp::MODE_SHIFT != satp::BARE && self.privilege() != Privilege::Machine {
+            return Err("address translation isn't in the model".to_owned());
+        }
         match self.fetch(world) {
-            Ok(bits) => self.execute(bits),
+            Ok(bits) => self.execute(world, bits),
             Err(address) => {
                 self.trap(ExceptionType::E_Fetch_Access_Fault(()), address);
                 Ok(Outcome::Unfetched)
@@ -217,14 +234,92 @@ impl Model {
         world.ram.load::<u16>(GuestPhysical(address)).map(u32::from).map_err(|_| address)
     }
 
+    /// Has the model decode and execute an instruction.
+    fn call(&mut self, bits: u32, expansion: Option<u32>) -> Result<ExecutionResult, String> {
+        let core = &mut self.core;
+        let result = panic::catch_unwind(AssertUnwindSafe(|| {
+            let decoded = expansion.map_or(ast::ILLEGAL(bv(bits.into())), |word| core.decode_instr(word));
+            raw::execute(core, decoded)
+        }));
+        result.map_err(|message| {
+            let text = message.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| message.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+            if text.contains("Unsupported") {
+                "its translation to Rust leaves them out".to_owned()
+            } else {
+                text.to_owned()
+            }
+        })
+    }
+
     /// The bits of the last instruction that was executed, or tried.
     #[must_use]
     pub fn executed(&self) -> u32 {
         self.executed
     }
 
+    /// Like [`step`](Self::step), but executes integer loads and stores too. A store isn't carried out but
+    /// kept for [`take_store`](Self::take_store).
+    ///
+    /// # Errors
+    /// As for `step`.
+    pub fn step_with_memory(&mut self, world: &World) -> Result<Outcome, String> {
+        self.accesses_memory = true;
+        let outcome = self.step(world);
+        self.accesses_memory = false;
+        outcome
+    }
+
+    /// The store of the last step, if it had one.
+    pub fn take_store(&mut self) -> Option<Store> {
+        self.stored.take()
+    }
+
+    /// A load or store: the model's translation has no memory, but it says what PMP allows. `None` for other
+    /// instructions; else the fault, if there is one.
+    fn access(&mut self, world: &World, bits: u32) -> Option<Result<Option<(ExceptionType, u64)>, String>> {
+        let Instruction { op, rd, rs1, rs2, imm, .. } = decode(bits)?;
+        let (size, is_store): (u64, bool) = match op {
+            Op::Lb | Op::Lbu => (1, false),
+            Op::Lh | Op::Lhu => (2, false),
+            Op::Lw | Op::Lwu => (4, false),
+            Op::Ld => (8, false),
+            Op::Sb => (1, true),
+            Op::Sh => (2, true),
+            Op::Sw => (4, true),
+            Op::Sd => (8, true),
+            _ => return None,
+        };
+        let address = self.x(rs1.into()).wrapping_add(imm as i64 as u64);
+        if !address.is_multiple_of(size) {
+            return Some(Err("whether a misaligned access is split before PMP sees it is free".to_owned()));
+        }
+        let core = &mut self.core;
+        let access = if is_store { AccessType::Write(()) } else { AccessType::Read(()) };
+        let mode = raw::effectivePrivilege(access, core.mstatus, core.cur_privilege);
+        let physical = raw::physaddr::Physaddr(bv(address));
+        if let Some(fault) = raw::pmpCheck(core, physical, i128::from(size), access, mode) {
+            return Some(Ok(Some((fault, address))));
+        }
+        let mut buffer = [0; 8];
+        if world.ram.read(GuestPhysical(address), &mut buffer[..size as usize]).is_err() {
+            return Some(Ok(Some((raw::accessToFault(access), address))));
+        }
+        let unused = 64 - 8 * size as u32;
+        if is_store {
+            let value = (self.x(rs2.into()) << unused) >> unused;
+            self.stored = Some(Store { address, size, value });
+        } else {
+            let value = u64::from_le_bytes(buffer);
+            let is_signed = matches!(op, Op::Lb | Op::Lh | Op::Lw);
+            let extended = if is_signed { ((value << unused) as i64 >> unused) as u64 } else { value };
+            self.set_x(rd.into(), extended);
+        }
+        Some(Ok(None))
+    }
+
     /// Executes what was fetched. The model's translation has no 16-bit decoder: those are expanded first.
-    fn execute(&mut self, bits: u32) -> Result<Outcome, String> {
+    fn execute(&mut self, world: &World, bits: u32) -> Result<Outcome, String> {
         self.executed = bits;
         if let Some(reason) = missing(bits) {
             return Err(reason.to_owned());
@@ -239,19 +334,15 @@ impl Model {
         core.minstret_increment = core.mcountinhibit.bits.bits() & counters::IR == 0;
         let counts_cycle = core.mcountinhibit.bits.bits() & counters::CY == 0 && !writes_mcycle(bits);
         core.nextPC = bv(core.PC.bits().wrapping_add(if is_compressed { 2 } else { 4 }));
-        let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            let decoded = expansion.map_or(ast::ILLEGAL(bv(bits.into())), |word| core.decode_instr(word));
-            raw::execute(core, decoded)
-        }));
-        let result = result.map_err(|message| {
-            let text = message.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| message.downcast_ref::<&str>().copied()).unwrap_or("unknown");
-            if text.contains("Unsupported") {
-                "its translation to Rust leaves them out".to_owned()
-            } else {
-                text.to_owned()
+        let result = if self.accesses_memory { self.access(world, bits) } else { None };
+        let result = match result {
+            Some(Ok(None)) => Ok(raw::RETIRE_SUCCESS),
+            Some(Ok(Some((fault, address)))) => {
+                Ok(ExecutionResult::Memory_Exception((raw::virtaddr::Virtaddr(bv(address)), fault)))
             }
-        })?;
+            Some(Err(reason)) => Err(reason),
+            None => self.call(bits, expansion),
+        }?;
         let core = &mut self.core;
         match result {
             ExecutionResult::Retire_Success(()) | ExecutionResult::Wait_For_Interrupt(()) => {

@@ -8,7 +8,7 @@ fn hart_agrees_with_the_sail_model() {
     // The model panics where it isn't complete.
     std::panic::set_hook(Box::new(|_| {}));
     let mut comparison = Comparison::new(2026);
-    let report = comparison.run(200_000);
+    let report = comparison.run(100_000);
     let (agrees, text) = (report.differing.is_empty(), report.to_string());
     std::panic::set_hook(hook);
     assert!(agrees, "{text}");

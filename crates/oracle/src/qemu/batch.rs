@@ -249,7 +249,7 @@ fn judge(report: &mut Report, case: &Case, index: u64, hart: &[u8], qemu: &[u8])
 /// Why the two sides may trap differently, given what they put into `mcause`, if they may.
 fn excused(case: &Case, causes: [u64; 2]) -> Option<&'static str> {
     let op = decode(*case.instructions.last()?)?.op;
-    let is_amo = matches!(op.extension(), Extension::A | Extension::Zacas);
+    let is_amo = is_amo(case);
     match (op, causes) {
         (Op::ScW | Op::ScD, [6 | 7 | 15, 3]) => {
             Some("an sc without a reservation fails in QEMU before it looks at memory")
@@ -266,6 +266,11 @@ fn excused(case: &Case, causes: [u64; 2]) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+fn is_amo(case: &Case) -> bool {
+    let op = case.instructions.last().and_then(|&bits| decode(bits)).map(|instruction| instruction.op);
+    op.is_some_and(|op| matches!(op.extension(), Extension::A | Extension::Zacas))
 }
 
 /// Why the two sides may differ in one place, if they may.
@@ -285,6 +290,9 @@ fn allowed(case: &Case, name: &str, hart: u64, qemu: u64) -> Option<&'static str
         }
         "entry0" | "entry1" if (hart ^ qemu) & !(ACCESSED | DIRTY) == 0 && is_sc => {
             Some("an sc without a reservation fails in QEMU before it looks at memory")
+        }
+        "entry0" | "entry1" if (hart ^ qemu) & !(ACCESSED | DIRTY) == 0 && is_amo(case) => {
+            Some("QEMU checks all of an AMO's load, PMP included, before it translates the store")
         }
         "mstatus" if (hart ^ qemu) & !dirty == 0 && !was_dirty => {
             Some("mstatus.FS becomes dirty where the floating-point state might have changed")
