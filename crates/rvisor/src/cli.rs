@@ -61,7 +61,7 @@ pub struct Run {
     /// Remove the machine and its disk when it ends
     #[arg(long)]
     pub rm: bool,
-    /// Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]
+    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     /// Network of the machine
@@ -97,7 +97,7 @@ pub struct Boot {
     /// Network of the machine
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]
+    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     /// Firmware to start in M-mode: OpenSBI fw_dynamic or fw_jump, U-Boot (raw or ELF)
