@@ -58,13 +58,16 @@ impl Interpreter {
         loop {
             let done = self.progress(hart).wrapping_sub(start);
             let left = slice.checked_sub(done).filter(|&left| left != 0)?;
+            hart.take_interrupt(env);
             let stop = self.execute(hart, env, Extent::Instructions(left));
             self.traps += u64::from(!matches!(stop, Stop::Pause));
             let exit = hart.resolve(stop);
             if exit.is_some() {
                 return exit;
             }
-            hart.take_interrupt(env);
+            if env.attention() {
+                return Some(Exit::Budget);
+            }
         }
     }
 
@@ -83,16 +86,12 @@ impl Hart {
             let start = interpreter.progress(hart);
             loop {
                 hart.look_at_timer(env);
-                hart.take_interrupt(env);
                 let left = budget.saturating_sub(interpreter.progress(hart).wrapping_sub(start));
                 if left == 0 {
                     return Exit::Budget;
                 }
                 if let Some(exit) = interpreter.run_slice(hart, env, left.min(SLICE)) {
                     return exit;
-                }
-                if env.attention() {
-                    return Exit::Budget;
                 }
             }
         })

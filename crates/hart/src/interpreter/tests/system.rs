@@ -80,7 +80,7 @@ fn enabling_an_interrupt_takes_it_at_once() {
     put(&world, RAM, &code);
     let mut hart = hart_at(&world, RAM);
     hart.x[A0 as usize] = mip::MEIP;
-    assert_eq!(hart.run(&world, 3), Exit::Budget);
+    assert_eq!(hart.run(&world, 4), Exit::Budget);
     assert_eq!(hart.csr.mcause, 1 << 63 | 11);
     assert_eq!((hart.csr.mepc, hart.x[T0 as usize]), (RAM + 12, 1));
 }
