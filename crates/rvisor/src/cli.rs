@@ -19,11 +19,11 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Start a fresh machine from an image, and run a command in it or log in
+    /// Start a fresh machine from an image: run a command in it, or use its console
     Run(Box<Run>),
     /// Boot a machine from a kernel, firmware or a bare program
     Boot(Box<Boot>),
-    /// Get a built-in image, built from the packages of its distribution
+    /// Get a built-in image: download its distribution's packages and build it here
     Pull(Pull),
     /// Build an image from a recipe
     Build(Build),
@@ -124,7 +124,7 @@ pub struct Size {
     /// Number of harts
     #[arg(long, default_value = "1", value_name = "N")]
     pub cpus: NonZeroU32,
-    /// Memory: bytes, or with K, M, G
+    /// Memory: bytes, or a number with K, M, G or T
     #[arg(short, long, default_value = "1G", value_name = "SIZE", value_parser = size)]
     pub memory: u64,
 }
