@@ -44,7 +44,8 @@ end() {
 }
 
 network() {
-    hostname=$(cat $target/etc/hostname 2>/dev/null)
+    hostname=$(argument rvisor.hostname)
+    [ -n "$hostname" ] || hostname=$(cat $target/etc/hostname 2>/dev/null)
     hostname "${hostname:-rvisor}"
     ip link set lo up
     if [ -e /sys/class/net/eth0 ]; then

@@ -74,6 +74,8 @@ fn base(kernel: &Kernel, busybox: &[u8], has_disk: bool) -> Result<Cpio> {
     cpio.file("rvisor/modules/order", 0o644, order.as_bytes());
     cpio.file("rvisor/udhcpc", 0o755, include_bytes!("../guest/udhcpc.sh"));
     cpio.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
+    // Process 1 is a script, which these would ask in vain without the option.
+    cpio.file("etc/profile", 0o644, b"alias poweroff='poweroff -f' halt='halt -f' reboot='reboot -f'\n");
     cpio.file("etc/group", 0o644, b"root:x:0:\n");
     Ok(cpio)
 }
