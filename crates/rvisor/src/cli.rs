@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rvisor_machine::MAX_HARTS;
 
 /// Runs 64-bit RISC-V machines on this computer.
 #[derive(Parser, Debug)]
@@ -104,7 +105,7 @@ pub struct Boot {
     #[arg(long, value_name = "FILE", conflicts_with = "bare")]
     pub firmware: Option<PathBuf>,
     /// Bare program to start in M-mode (ELF; ends through `tohost` or the test finisher)
-    #[arg(long, value_name = "ELF", conflicts_with = "kernel")]
+    #[arg(long, value_name = "ELF", conflicts_with_all = ["kernel", "initrd", "append"])]
     pub bare: Option<PathBuf>,
     #[command(flatten)]
     pub engine: EngineOptions,
@@ -122,7 +123,7 @@ pub struct Boot {
 #[derive(Args, Debug)]
 pub struct Size {
     /// Number of harts
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = harts)]
     pub cpus: NonZeroU32,
     /// Memory: bytes, or a number with K, M, G or T
     #[arg(short, long, default_value = "1G", value_name = "SIZE", value_parser = size)]
@@ -202,6 +203,14 @@ pub struct Rmi {
     /// Images to remove
     #[arg(required = true)]
     pub images: Vec<String>,
+}
+
+/// Parses a number of harts.
+fn harts(text: &str) -> Result<NonZeroU32, String> {
+    text.parse::<NonZeroU32>()
+        .ok()
+        .filter(|harts| harts.get() as usize <= MAX_HARTS)
+        .ok_or_else(|| format!("give a number of harts from 1 to {MAX_HARTS}"))
 }
 
 /// Parses a size such as `512M`.

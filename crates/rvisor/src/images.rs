@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use rvisor_images::progress::for_standard_error;
-use rvisor_images::{Image, Name, Options, Recipe, Store};
+use rvisor_images::{Error, Image, Name, Options, Recipe, Store};
 
 use crate::builder::LocalBuilder;
 use crate::cli::{Build, Format, List, Mirror, Pull, Rmi};
@@ -88,8 +88,11 @@ pub fn remove(options: &Rmi) -> anyhow::Result<ExitCode> {
 
 /// The image of that name, pulled first if it is a built-in one that isn't there.
 pub fn get(store: &Store, name: &str, mirror: &Mirror, refresh: bool) -> anyhow::Result<Image> {
-    if !refresh && let Ok(image) = store.get(name) {
-        return Ok(image);
+    match store.get(name) {
+        Err(Error::NoImage(_)) => {}
+        _ if refresh => {}
+        // One that is damaged is the user's to remove: it may not be a built-in one.
+        found => return Ok(found?),
     }
     let progress = for_standard_error();
     Ok(rvisor_images::pull(store, name, &build_options(mirror, refresh), &LocalBuilder, &*progress)?)

@@ -23,8 +23,9 @@ pub struct MachineDirectory {
 }
 
 impl MachineDirectory {
-    /// Makes the directory of a new machine; `remove` deletes it when the value is dropped.
-    pub fn create(store: &Store, name: Option<&str>, image: &str, remove: bool) -> anyhow::Result<Self> {
+    /// Makes the directory of a new machine. It is removed when the value is dropped, unless it was told to
+    /// [`keep`](Self::keep) it.
+    pub fn create(store: &Store, name: Option<&str>, image: &str) -> anyhow::Result<Self> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => unused_name(store, image)?,
@@ -47,7 +48,12 @@ impl MachineDirectory {
         let lock = File::create(path.join(LOCK)).with_context(say)?;
         lock.try_lock().map_err(std::io::Error::from).with_context(say)?;
         fs::write(path.join(IMAGE), image).with_context(say)?;
-        Ok(Self { path, name, remove, _lock: lock })
+        Ok(Self { path, name, remove: true, _lock: lock })
+    }
+
+    /// Keeps the directory when the machine ends.
+    pub fn keep(&mut self) {
+        self.remove = false;
     }
 
     /// The machine's name.
@@ -137,7 +143,7 @@ fn occupied(path: &Path) -> u64 {
 }
 
 /// Names are host names too: letters, digits and hyphens.
-fn check_name(name: &str) -> anyhow::Result<()> {
+pub fn check_name(name: &str) -> anyhow::Result<()> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
     if !(1..=63).contains(&name.len()) || !name.bytes().all(allowed) || name.starts_with('-') {
         bail!("{name:?} can't be a machine's name; use up to 63 letters, digits and hyphens");
@@ -173,12 +179,13 @@ mod tests {
     #[test]
     fn machine_is_listed_until_it_is_removed() {
         let (_directory, store) = store();
-        let machine = MachineDirectory::create(&store, Some("web"), "debian", false).unwrap();
+        let mut machine = MachineDirectory::create(&store, Some("web"), "debian").unwrap();
+        machine.keep();
         assert!(list(&store).unwrap()[0].running);
         assert!(remove(&store, "web").unwrap_err().to_string().contains("running"));
         drop(machine);
         assert!(!list(&store).unwrap()[0].running);
-        assert!(MachineDirectory::create(&store, Some("web"), "debian", false).is_err());
+        assert!(MachineDirectory::create(&store, Some("web"), "debian").is_err());
         remove(&store, "web").unwrap();
         assert!(list(&store).unwrap().is_empty());
         assert!(remove(&store, "web").is_err());
@@ -187,7 +194,7 @@ mod tests {
     #[test]
     fn temporary_machine_leaves_nothing() {
         let (_directory, store) = store();
-        drop(MachineDirectory::create(&store, None, "debian", true).unwrap());
+        drop(MachineDirectory::create(&store, None, "debian").unwrap());
         assert!(list(&store).unwrap().is_empty());
     }
 
@@ -195,7 +202,7 @@ mod tests {
     fn names_that_leave_the_directory_are_refused() {
         let (_directory, store) = store();
         for name in ["", "..", "a/b", "-rf", "a b", &"x".repeat(64)] {
-            assert!(MachineDirectory::create(&store, Some(name), "debian", true).is_err(), "{name}");
+            assert!(MachineDirectory::create(&store, Some(name), "debian").is_err(), "{name}");
             assert!(remove(&store, name).is_err(), "{name}");
         }
     }

@@ -25,14 +25,46 @@ const FAILURE: u8 = 125;
 fn main() -> ExitCode {
     // Quiet unless asked: what a guest prints must not be mixed with anything.
     env_logger::Builder::from_env(env_logger::Env::default().filter_or("RVISOR_LOG", "off")).init();
-    let cli = Cli::parse();
-    match dispatch(cli.command) {
+    let result = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command).map_err(|error| in_one_line(&error)),
+        // Help and version aren't errors.
+        Err(error) if !error.use_stderr() || is_help(&error) => error.exit(),
+        Err(error) => Err(usage_in_one_line(&error)),
+    };
+    match result {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("rvisor: error: {error:#}");
+        Err(text) => {
+            eprintln!("rvisor: error: {text}");
             ExitCode::from(FAILURE)
         }
     }
+}
+
+fn is_help(error: &clap::Error) -> bool {
+    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// An error and its causes, leaving out a cause that the text before it has told.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// What is wrong with the command line, without the parser's pages around it.
+fn usage_in_one_line(error: &clap::Error) -> String {
+    let page = error.to_string();
+    let lines = page.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let told: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let text = told.join(" ").replace(" tip: ", "; ");
+    format!("{}; see --help", text.strip_prefix("error: ").unwrap_or(&text))
 }
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
@@ -47,5 +79,31 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Boot(options) => boot::boot(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn cause_is_told_once() {
+        let outer = anyhow!("inner").context("middle: inner").context("outer");
+        assert_eq!(in_one_line(&outer), "outer: middle: inner");
+        assert_eq!(in_one_line(&anyhow!("two\n  lines")), "two lines");
+    }
+
+    #[test]
+    fn usage_errors_take_one_line() {
+        let text = |words: &[&str]| usage_in_one_line(&Cli::try_parse_from(words).unwrap_err());
+        assert_eq!(
+            text(&["rvisor", "boot"]),
+            "the following required arguments were not provided: --kernel <FILE>; see --help"
+        );
+        assert!(text(&["rvisor", "imags"]).contains("'imags'; a similar subcommand exists: 'images'"));
+        let harts = text(&["rvisor", "boot", "--bare", "x", "--cpus", "65"]);
+        assert!(harts.contains("from 1 to 64"), "{harts}");
     }
 }

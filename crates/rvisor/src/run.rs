@@ -25,17 +25,18 @@ const LAST_LINES: usize = 20;
 
 /// Runs a machine; its end, or its command's, is the exit code.
 pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
+    // Before an image is pulled for a machine that can't be.
+    options.name.as_deref().map(machines::check_name).transpose()?;
+    let mut network = network(options.net, &options.publish)?;
     let store = Store::open_default()?;
     let image = images::get(&store, &options.image, &options.mirror, false)?;
     if options.size.memory < image.manifest.memory {
         let needed = image.manifest.memory >> 20;
         bail!("image {} needs at least {needed} MiB of memory; use --memory {needed}M", image.name);
     }
-    let directory =
-        MachineDirectory::create(&store, options.name.as_deref(), &image.name.to_string(), options.rm)?;
+    let mut directory = MachineDirectory::create(&store, options.name.as_deref(), &image.name.to_string())?;
     let ports = (!options.command.is_empty()).then(CommandPorts::new);
     let serial = Stream::new();
-    let mut network = network(options.net, &options.publish)?;
     if let Some(network) = &mut network {
         network.hostname = Some(directory.name().to_owned());
     }
@@ -52,6 +53,9 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     let files = Files::read(&image)?;
     let command_line = command_line(&image, ports.is_some(), directory.name());
     let placed = machine.place(&files.program(&command_line))?;
+    if !options.rm {
+        directory.keep();
+    }
     match ports {
         None => {
             let on_reset = OnReset::Reboot;
