@@ -1,0 +1,170 @@
+//! Runs the program as a user would, and never waits for it for ever.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Termios, tcgetattr};
+
+/// `rvisor ARGUMENTS…`
+pub fn rvisor<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rvisor"));
+    command.args(arguments).env_remove("RVISOR_LOG");
+    command
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Checks exit code and standard output.
+    #[track_caller]
+    pub fn assert(&self, code: i32, stdout: &str) {
+        assert_eq!((self.status.code(), &*self.text()), (Some(code), stdout), "{}", self.stderr);
+    }
+}
+
+/// Runs a command to its end with these bytes on its standard input.
+#[track_caller]
+pub fn finish(command: &mut Command, input: &[u8], limit: Duration) -> Ended {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rvisor starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_owned();
+    // The program needn't take it all.
+    thread::spawn(move || drop(stdin.write_all(&input)));
+    let stdout = collect(child.stdout.take().expect("a pipe"));
+    let stderr = collect(child.stderr.take().expect("a pipe"));
+    let status = wait(&mut child, limit);
+    let stdout = stdout.join().expect("a reader");
+    let stderr = String::from_utf8_lossy(&stderr.join().expect("a reader")).into_owned();
+    let Some(status) = status else {
+        let stdout = String::from_utf8_lossy(&stdout);
+        panic!("{command:?} didn't end within {limit:?}\n{stdout}\n{stderr}");
+    };
+    Ended { status, stdout, stderr }
+}
+
+/// Waits for a process; ends it after `limit`.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is what there is.
+        let _ = stream.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+/// A process on a terminal, as a user sits at it.
+pub struct Terminal {
+    child: Child,
+    keyboard: File,
+    settings: Termios,
+    line: File,
+    screen: Receiver<Vec<u8>>,
+    /// What the process has written since the last text that was expected.
+    unread: String,
+}
+
+impl Terminal {
+    /// Starts a command with all three standard streams on a new terminal.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let keyboard = File::from(openpt(flags).expect("a terminal"));
+        grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("a terminal");
+        let name = ptsname(&keyboard, Vec::new()).expect("its name").into_string().expect("text");
+        let line = File::options().read(true).write(true).open(name).expect("its other end");
+        let stream = || Stdio::from(line.try_clone().expect("a descriptor"));
+        let settings = tcgetattr(&line).expect("its settings");
+        let child = command.stdin(stream()).stdout(stream()).stderr(stream()).spawn().expect("rvisor starts");
+        let (sender, screen) = channel();
+        let mut output = keyboard.try_clone().expect("a descriptor");
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                if sender.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, keyboard, settings, line, screen, unread: String::new() }
+    }
+
+    /// Waits until the process has written `text`, and forgets what came up to its end.
+    #[track_caller]
+    pub fn expect(&mut self, text: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(start) = self.unread.find(text) {
+                self.unread.drain(..start + text.len());
+                return;
+            }
+            let patience = deadline.saturating_duration_since(Instant::now());
+            match self.screen.recv_timeout(patience) {
+                Ok(bytes) => self.unread.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(_) => panic!("{text:?} didn't come within {limit:?}; this did:\n{}", self.unread),
+            }
+        }
+    }
+
+    /// Types.
+    #[track_caller]
+    pub fn send(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).expect("a terminal");
+    }
+
+    /// Waits for the process's end; checks that it leaves the terminal as it was.
+    #[track_caller]
+    pub fn end(mut self, limit: Duration) -> ExitStatus {
+        let Some(status) = wait(&mut self.child, limit) else {
+            self.unread
+                .extend(self.screen.try_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+            panic!("it didn't end within {limit:?}\n{}", self.unread);
+        };
+        let settings = tcgetattr(&self.line).expect("its settings");
+        assert_eq!(settings.local_modes, self.settings.local_modes);
+        assert_eq!(settings.input_modes, self.settings.input_modes);
+        assert_eq!(settings.output_modes, self.settings.output_modes);
+        status
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
