@@ -1,0 +1,132 @@
+//! Debian's kernel with busybox: commands run with `rvisor run`, and a shell on a terminal.
+//!
+//! The image comes from the user's store (`RVISOR_HOME`, else the default); it is pulled if it isn't there.
+
+mod common;
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use common::{Ended, Terminal, finish, rvisor};
+
+/// For anything that a machine does, on a slow and busy host.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// One machine at a time: several would only slow each other down. The first one pulls the image.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    static PULLED: OnceLock<()> = OnceLock::new();
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    PULLED.get_or_init(|| finish(&mut rvisor(["pull", "busybox"]), b"", 3 * LIMIT).assert(0, "busybox\n"));
+    turn
+}
+
+fn run_with_input(options: &[&str], command: &[&str], input: &[u8]) -> Ended {
+    let words = [&["run", "--rm"], options, &["busybox", "--"], command].concat();
+    finish(&mut rvisor(words), input, LIMIT)
+}
+
+fn run(options: &[&str], command: &[&str]) -> Ended {
+    run_with_input(options, command, b"")
+}
+
+/// A machine's name that no other process uses.
+fn name(stem: &str) -> String {
+    format!("{stem}-{}", std::process::id())
+}
+
+fn listed(name: &str) -> bool {
+    let ended = finish(&mut rvisor(["ps", "--quiet"]), b"", LIMIT);
+    ended.text().lines().any(|line| line == name)
+}
+
+#[test]
+fn output_and_exit_code_are_the_command_s() {
+    let _turn = turn();
+    let ended = run(&[], &["uname", "-m"]);
+    ended.assert(0, "riscv64\n");
+    assert_eq!(ended.stderr, "");
+    let ended = run(&[], &["sh", "-c", "echo out; echo err >&2; exit 7"]);
+    ended.assert(7, "out\n");
+    assert_eq!(ended.stderr, "err\n");
+}
+
+#[test]
+fn command_that_dies_of_a_signal_and_one_that_is_missing_have_the_shell_s_codes() {
+    let _turn = turn();
+    run(&[], &["sh", "-c", "kill -SEGV $$"]).assert(128 + 11, "");
+    run(&[], &["no-such-command"]).assert(127, "");
+}
+
+#[test]
+fn machine_has_as_many_harts_as_asked_for() {
+    let _turn = turn();
+    for harts in ["1", "2", "4"] {
+        run(&["--cpus", harts], &["nproc"]).assert(0, &format!("{harts}\n"));
+    }
+}
+
+#[test]
+fn standard_input_arrives_unchanged_and_ends() {
+    let _turn = turn();
+    let input: Vec<u8> = (0..1_000_003_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let ended = run_with_input(&[], &["cat"], &input);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stdout == input, "{} of {} bytes", ended.stdout.len(), input.len());
+}
+
+#[test]
+fn arguments_arrive_exactly() {
+    let _turn = turn();
+    let words = ["", "a b", "it's", "\"$HOME\" `x` \\", "line\nbreak\n", "*", "--rm", "ü\t\u{1f980}"];
+    let ended = run(&[], &[&["printf", "[%s]"], &words[..]].concat());
+    ended.assert(0, &words.map(|word| format!("[{word}]")).concat());
+}
+
+#[test]
+fn machine_is_kept_unless_told_otherwise() {
+    let _turn = turn();
+    let (kept, removed) = (name("kept"), name("removed"));
+    let words = ["run", "--name", &kept, "busybox", "--", "true"];
+    finish(&mut rvisor(words), b"", LIMIT).assert(0, "");
+    assert!(listed(&kept));
+    finish(&mut rvisor(["rm", &kept]), b"", LIMIT).assert(0, &format!("{kept}\n"));
+    assert!(!listed(&kept));
+    run(&["--name", &removed], &["true"]).assert(0, "");
+    assert!(!listed(&removed));
+}
+
+fn shell() -> Terminal {
+    let mut command: Command = rvisor(["run", "--rm", "busybox"]);
+    let mut terminal = Terminal::start(command.env("TERM", "dumb"));
+    terminal.expect("Ctrl-A x ends the machine", LIMIT);
+    terminal.expect("# ", LIMIT);
+    terminal
+}
+
+#[test]
+fn shell_on_a_terminal_works_and_its_exit_ends_the_machine() {
+    let _turn = turn();
+    let mut terminal = shell();
+    terminal.send("echo $((6 * 7))nd $(uname -m)\r");
+    terminal.expect("42nd riscv64", LIMIT);
+    terminal.expect("# ", LIMIT);
+    // Ctrl-C is the guest's.
+    terminal.send("echo $((6 * 9))th; sleep 1000\r");
+    terminal.expect("54th", LIMIT);
+    terminal.send("\x03");
+    terminal.expect("# ", LIMIT);
+    terminal.send("exit\r");
+    assert_eq!(terminal.end(LIMIT).code(), Some(0));
+}
+
+#[test]
+fn escape_key_ends_the_machine() {
+    let _turn = turn();
+    let mut terminal = shell();
+    terminal.send("\x01h");
+    terminal.expect("Ctrl-A x ends the machine", LIMIT);
+    terminal.send("\x01x");
+    assert_eq!(terminal.end(LIMIT).code(), Some(0));
+}
