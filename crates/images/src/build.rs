@@ -412,3 +412,35 @@ impl Recipe {
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).context("write", path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    fn hear(lines: &[&str], result: std::result::Result<(), String>) -> std::result::Result<(), String> {
+        let mut console = Console::new(&Silent);
+        lines.iter().for_each(|line| console.line(line));
+        console.finish(result)
+    }
+
+    #[test]
+    fn builder_that_is_done_succeeds() {
+        assert_eq!(
+            hear(&["RVISOR-PROGRESS 1/2 unpacking files", "noise\r", "RVISOR-DONE\r"], Ok(())),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn failure_tells_its_reason_and_the_lines_before_it() {
+        let error = hear(&["one", "RVISOR-FAILED no space", "reboot: Power down"], Ok(())).unwrap_err();
+        assert_eq!(error, "no space; the builder VM's last lines: one");
+    }
+
+    #[test]
+    fn builder_that_ends_early_or_cannot_run_fails() {
+        assert!(hear(&["RVISOR-PROGRESS 1/x garbage", "panic"], Ok(())).unwrap_err().contains("panic"));
+        assert_eq!(hear(&[], Err("no memory".to_owned())), Err("no memory".to_owned()));
+    }
+}

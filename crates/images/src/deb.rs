@@ -153,6 +153,9 @@ pub(crate) mod tests {
         for (name, mode, content) in files {
             let mut header = tar::Header::new_gnu();
             header.set_mode(*mode);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_size(content.len() as u64);
             builder.append_data(&mut header, name, content.as_bytes()).unwrap();
         }
@@ -192,7 +195,7 @@ pub(crate) mod tests {
         assert_eq!(control["postinst"].mode, 0o755);
         let mut data = deb.data().unwrap();
         let mut entry = data.entries().unwrap().next().unwrap().unwrap();
-        assert_eq!(entry.path_bytes().as_ref(), b"./usr/bin/a");
+        assert_eq!(entry.path_bytes().as_ref(), b"usr/bin/a");
         assert_eq!(entry.header().mode().unwrap(), 0o4755);
         let mut content = String::new();
         entry.read_to_string(&mut content).unwrap();

@@ -310,3 +310,70 @@ fn into_usr(path: &Path, kind: EntryType) -> PathBuf {
     let is_the_link = path.components().count() == 1 && kind == EntryType::Symlink;
     if is_merged && !is_the_link { Path::new("usr").join(path) } else { path.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deb::tests::{ar_of, tar_of};
+
+    /// Lays out one package under a recipe; returns the tar's files by name and the summary.
+    fn lay_out(
+        control: &[(&str, u32, &str)],
+        data: &[(&str, u32, &str)],
+    ) -> (BTreeMap<String, String>, Summary) {
+        let directory = tempfile::tempdir().unwrap();
+        let (package, payload) = (directory.path().join("a.deb"), directory.path().join("payload"));
+        let (control, data) = (tar_of(control), tar_of(data));
+        std::fs::write(&package, ar_of(&[("control.tar", &control), ("data.tar", &data)])).unwrap();
+        let text = "base = \"debian:trixie\"\npaths = [\"-/usr/share/doc/*\"]";
+        let recipe = Recipe::parse(text, "test", Path::new("/")).unwrap();
+        let mut writer = Payload::create(&payload, &recipe).unwrap();
+        writer.package(&package).unwrap();
+        let summary = writer.finish(&["a"]).unwrap();
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(File::open(&payload).unwrap()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            files.insert(entry.path().unwrap().display().to_string(), content);
+        }
+        (files, summary)
+    }
+
+    const CONTROL: &str = "Package: a\nArchitecture: riscv64\nMulti-Arch: same\nVersion: 1\n";
+
+    #[test]
+    fn package_is_in_the_database_as_unpacked() {
+        let (files, summary) = lay_out(
+            &[
+                ("./control", 0o644, CONTROL),
+                ("./conffiles", 0o644, "/etc/a\n"),
+                ("./preinst", 0o755, "#!/bin/sh\n"),
+                ("./triggers", 0o644, "interest-noawait /usr/lib/x\ninterest rebuild\nactivate ldconfig\n"),
+            ],
+            &[
+                ("./etc/a", 0o644, "hello"),
+                ("./lib/a.so", 0o644, "library"),
+                ("./usr/share/doc/a", 0o644, "text"),
+            ],
+        );
+        let digest = "5d41402abc4b2a76b9719d911017c592";
+        let status = format!("{CONTROL}Status: install ok unpacked\nConffiles:\n /etc/a {digest}\n\n");
+        assert_eq!(files["var/lib/dpkg/status"], status);
+        assert_eq!(files["var/lib/dpkg/info/a:riscv64.list"], "/etc/a\n/lib/a.so\n/usr/share/doc/a\n");
+        assert_eq!(files["var/lib/dpkg/triggers/File"], "/usr/lib/x a:riscv64/noawait\n");
+        assert_eq!(files["var/lib/dpkg/triggers/rebuild"], "a:riscv64\n");
+        assert_eq!(files["usr/lib/a.so"], "library");
+        assert!(!files.contains_key("usr/share/doc/a"));
+        assert_eq!(summary.preinst, [("a:riscv64".to_owned(), "a:riscv64.preinst".to_owned())]);
+        assert_eq!(summary.files, files.len() as u64);
+    }
+
+    #[test]
+    fn another_architecture_s_package_is_refused() {
+        let control = CONTROL.replace("riscv64", "amd64").into_bytes();
+        let file = ControlFile { mode: 0o644, content: control };
+        let error = Identity::of(&BTreeMap::from([("control".to_owned(), file)])).err().unwrap();
+        assert!(error.contains("amd64"));
+    }
+}
