@@ -7,12 +7,29 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use super::DiskError;
 
+/// How often, and with what pauses, a lock is asked for before the disk counts as in use.
+const ATTEMPTS: u32 = 26;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Locks `file` for as long as it is open: shared for readers, exclusive for a writer.
+///
+/// Patient for about a quarter of a second. A child process between fork and exec shares its parent's open
+/// file descriptions, so a disk that the parent has just closed may stay locked for that moment.
 pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
-    let result = if read_only { file.try_lock_shared() } else { file.try_lock() };
+    let attempt = || if read_only { file.try_lock_shared() } else { file.try_lock() };
+    let mut result = attempt();
+    for _ in 1..ATTEMPTS {
+        if !matches!(result, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        thread::sleep(PAUSE);
+        result = attempt();
+    }
     match result {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
@@ -80,5 +97,20 @@ mod tests {
         drop(first);
         lock(&second, &path, true).unwrap();
         lock(&File::open(&path).unwrap(), &path, true).unwrap();
+    }
+
+    #[test]
+    fn lock_that_is_soon_released_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d");
+        let first = File::create(&path).unwrap();
+        lock(&first, &path, false).unwrap();
+        let second = File::open(&path).unwrap();
+        let release = thread::spawn(move || {
+            thread::sleep(2 * PAUSE);
+            drop(first);
+        });
+        lock(&second, &path, true).unwrap();
+        release.join().unwrap();
     }
 }
