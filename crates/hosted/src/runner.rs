@@ -134,10 +134,18 @@ fn run_once(
 }
 
 fn run_hart(mut hart: VirtualHart, vm: &HostedVm, clock: HostClock, engine: &mut dyn Engine<HostMemory>) {
+    /// After so many yields in a row, the thread that is waited for has probably lost its processor to this
+    /// one, which the host's scheduler needn't make good at a mere yield: sleep instead.
+    const YIELDS: u32 = 20;
+    const NAP: Duration = Duration::from_micros(50);
+    let mut yields = 0;
     loop {
-        match hart.advance(engine, vm) {
+        let progress = hart.advance(engine, vm);
+        yields = if progress == Progress::Yield { yields + 1 } else { 0 };
+        match progress {
             Progress::Ran => {}
-            Progress::Yield => thread::yield_now(),
+            Progress::Yield if yields <= YIELDS => thread::yield_now(),
+            Progress::Yield => thread::park_timeout(NAP),
             Progress::Idle { until: None } => thread::park(),
             Progress::Idle { until: Some(ticks) } => thread::park_timeout(clock.until(ticks)),
             Progress::Off => return,
