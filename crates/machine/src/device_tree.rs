@@ -357,8 +357,10 @@ fn write_power(fdt: &mut FdtWriter, name: &str, value: u32) -> Written {
 mod tests {
     use fdt::Fdt;
     use fdt::node::FdtNode;
+    use rvisor_waist::Width;
 
     use super::*;
+    use crate::testing::TestVm;
 
     const RAM: Range<GuestPhysical> = GuestPhysical(0x8000_0000)..GuestPhysical(0xc000_0000);
 
@@ -447,6 +449,35 @@ mod tests {
         let plic = fdt.find_node("/soc/plic@c000000").unwrap();
         assert_eq!(cells(plic, "interrupts-extended"), [4, 11, 4, 9, 6, 11, 6, 9]);
         assert!(fdt.find_node("/soc/clint@2000000").is_some());
+    }
+
+    /// Every context that the tree lists gets an interrupt on the board; the line that it names must rise, and
+    /// no other.
+    #[test]
+    fn plic_contexts_are_those_of_the_board() {
+        const IER: u64 = 1;
+        const TRANSMITTER_EMPTY: u64 = 2;
+        for machine_mode in [true, false] {
+            let blob = DeviceTree { machine_mode, ..tree() }.build().unwrap();
+            let fdt = Fdt::new(&blob).unwrap();
+            let contexts = cells(fdt.find_node("/soc/plic@c000000").unwrap(), "interrupts-extended");
+            for (context, named) in contexts.chunks(2).enumerate() {
+                let test = TestVm::new(2, machine_mode);
+                let store = |window: Window, offset, width, value| {
+                    let stored = test.vm.board().write(window.base.offset(offset), width, value);
+                    assert!(matches!(stored, Ok(Ok(_))));
+                };
+                let source = memory_map::UART_IRQ;
+                store(memory_map::PLIC, 4 * u64::from(source), Width::Word, 1);
+                store(memory_map::PLIC, 0x2000 + 0x80 * context as u64, Width::Word, 1 << source);
+                store(memory_map::UART, IER, Width::Byte, TRANSMITTER_EMPTY);
+                for (hart, signals) in (0..).zip(test.vm.harts()) {
+                    let is_named = named[0] == phandle::hart_interrupts(hart);
+                    let expected = if is_named { 1 << named[1] } else { 0 };
+                    assert_eq!(signals.lines(), expected, "context {context}, hart {hart}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -359,8 +359,53 @@ mod tests {
         );
     }
 
+    /// The simple program with a symbol table: `tohost` at its eighth byte, `outside` behind its end.
+    fn with_symbols() -> Vec<u8> {
+        const NAMES: &[u8] = b"\0tohost\0outside\0";
+        let mut file = simple();
+        let symbols = file.len();
+        for (name, value) in [(0, 0), (1u32, BASE + 8), (8, BASE + 0x20)] {
+            file.extend(name.to_le_bytes());
+            file.extend([0; 4]);
+            file.extend(value.to_le_bytes());
+            file.extend([0; 8]);
+        }
+        let names = file.len();
+        file.extend(NAMES);
+        let sections = file.len();
+        let tables = [
+            (elf::SHT_NULL.0, 0, 0, 0, 0),
+            (elf::SHT_SYMTAB.0, symbols, names - symbols, 2u32, 24u64),
+            (elf::SHT_STRTAB.0, names, NAMES.len(), 0, 0),
+        ];
+        for (kind, offset, size, link, entry_size) in tables {
+            file.extend([0; 4]);
+            file.extend(kind.to_le_bytes());
+            file.extend([0; 16]);
+            file.extend((offset as u64).to_le_bytes());
+            file.extend((size as u64).to_le_bytes());
+            file.extend(link.to_le_bytes());
+            file.extend([0; 12]);
+            file.extend(entry_size.to_le_bytes());
+        }
+        file[40..48].copy_from_slice(&(sections as u64).to_le_bytes());
+        file[58..60].copy_from_slice(&64u16.to_le_bytes());
+        file[60..62].copy_from_slice(&3u16.to_le_bytes());
+        file[62..64].copy_from_slice(&2u16.to_le_bytes());
+        file
+    }
+
     #[test]
-    fn missing_symbol_is_none() {
+    fn symbol_inside_the_program_is_found() {
+        let file = with_symbols();
+        let elf = Elf::parse(&file, &RAM).unwrap();
+        assert_eq!(elf.symbol("tohost"), Some(GuestPhysical(BASE + 8)));
+        assert_eq!(elf.symbol("outside"), None);
+        assert_eq!(elf.symbol("fromhost"), None);
+    }
+
+    #[test]
+    fn program_without_symbol_table_has_no_symbols() {
         assert_eq!(Elf::parse(&simple(), &RAM).unwrap().symbol("tohost"), None);
     }
 }
