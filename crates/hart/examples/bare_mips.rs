@@ -1,5 +1,5 @@
 //! Measures the interpreter: millions of guest instructions a second on a loop of arithmetic, memory accesses
-//! and calls. `cargo run --release -p rvisor-hart --example mips`
+//! and calls. `cargo run --release -p rvisor-hart --example bare_mips`
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
