@@ -82,7 +82,7 @@ pub struct Run {
 #[derive(Args, Debug)]
 pub struct Boot {
     /// Linux `Image`, started in S-mode; with --firmware, what the firmware starts
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["firmware", "bare"])]
+    #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]

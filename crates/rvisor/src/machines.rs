@@ -46,7 +46,8 @@ impl MachineDirectory {
             result => result.with_context(say)?,
         }
         let lock = File::create(path.join(LOCK)).with_context(say)?;
-        lock.try_lock().map_err(std::io::Error::from).with_context(say)?;
+        // Nobody else holds it, except for a listing's short look.
+        lock.lock().with_context(say)?;
         fs::write(path.join(IMAGE), image).with_context(say)?;
         Ok(Self { path, name, remove: true, _lock: lock })
     }

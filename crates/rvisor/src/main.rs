@@ -99,8 +99,8 @@ mod tests {
     fn usage_errors_take_one_line() {
         let text = |words: &[&str]| usage_in_one_line(&Cli::try_parse_from(words).unwrap_err());
         assert_eq!(
-            text(&["rvisor", "boot"]),
-            "the following required arguments were not provided: --kernel <FILE>; see --help"
+            text(&["rvisor", "pull"]),
+            "the following required arguments were not provided: <IMAGE>; see --help"
         );
         assert!(text(&["rvisor", "imags"]).contains("'imags'; a similar subcommand exists: 'images'"));
         let harts = text(&["rvisor", "boot", "--bare", "x", "--cpus", "65"]);

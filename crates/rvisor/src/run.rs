@@ -98,8 +98,13 @@ impl Files {
 }
 
 fn command_line(image: &Image, command: bool, name: &str) -> String {
-    let mode = if command { "quiet panic=-1 rvisor.mode=command" } else { "quiet" };
-    format!("{} {mode} rvisor.hostname={name}", image.manifest.append)
+    let append = &image.manifest.append;
+    if command {
+        format!("{append} quiet panic=-1 rvisor.mode=command rvisor.hostname={name}")
+    } else {
+        // The second name is for the image's own init (kernel-command-line(7) of systemd).
+        format!("{append} quiet rvisor.hostname={name} systemd.hostname={name}")
+    }
 }
 
 /// Runs `command` in the guest with this process's standard streams.

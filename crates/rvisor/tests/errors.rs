@@ -226,7 +226,8 @@ fn impossible_size_is_refused() {
 fn senseless_command_line_is_refused() {
     let files = Files::new();
     files.put("loop", &endless_loop(RAM));
-    files.refuse("boot", &["--kernel <FILE>", "--help"]);
+    files.refuse("boot", &["nothing to boot", "give --kernel, --firmware or --bare"]);
+    files.refuse("boot --initrd loop", &["--kernel <FILE>", "--help"]);
     files.refuse("boot --bare loop --kernel loop", &["cannot be used with"]);
     files.refuse("boot --bare loop --frob", &["--frob", "--help"]);
     files.refuse("imags", &["imags", "images"]);
