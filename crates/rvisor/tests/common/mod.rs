@@ -132,10 +132,17 @@ impl Terminal {
                 self.unread.drain(..start + text.len());
                 return;
             }
-            let patience = deadline.saturating_duration_since(Instant::now());
-            match self.screen.recv_timeout(patience) {
+            // Asked first, so that what a process wrote before it ended is read before it is missed.
+            let ended = self.child.try_wait().expect("a child");
+            match self.screen.recv_timeout(Duration::from_millis(200)) {
                 Ok(bytes) => self.unread.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => panic!("{text:?} didn't come within {limit:?}; this did:\n{}", self.unread),
+                Err(_) if ended.is_some() => {
+                    panic!("it ended ({ended:?}) before {text:?} came; this did:\n{}", self.unread)
+                }
+                Err(_) if Instant::now() >= deadline => {
+                    panic!("{text:?} didn't come within {limit:?}; this did:\n{}", self.unread)
+                }
+                Err(_) => {}
             }
         }
     }
