@@ -373,6 +373,13 @@ impl Hart {
     pub fn fence_vma(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
         self.tlb.flush(address, asid);
     }
+
+    /// For engines with cached translations of their own: gives each fence since the last call to `apply`,
+    /// `(None, None)` standing for everything. After a reset, and after a change of PMP or `menvcfg`, that is
+    /// what is given.
+    pub fn take_fences(&mut self, apply: impl FnMut(Option<GuestVirtual>, Option<u16>)) {
+        self.tlb.take_fences(apply);
+    }
 }
 
 #[cfg(test)]

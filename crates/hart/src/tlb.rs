@@ -9,6 +9,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use rvisor_isa::Privilege;
 use rvisor_waist::{GuestPhysical, GuestVirtual, PAGE_SIZE};
@@ -87,6 +88,30 @@ pub struct Tlb {
     /// looking at its own entry.
     large_pages: Span,
     large_global_pages: Span,
+    log: FenceLog,
+}
+
+/// What was fenced since an engine with translations of its own looked last.
+struct FenceLog {
+    everything: bool,
+    fences: Vec<(Option<GuestVirtual>, Option<u16>)>,
+}
+
+impl FenceLog {
+    /// More fences than this are merged into one of everything.
+    const CAPACITY: usize = 64;
+
+    fn add(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
+        if self.everything {
+            return;
+        }
+        if address.is_none() && asid.is_none() || self.fences.len() == Self::CAPACITY {
+            self.everything = true;
+            self.fences.clear();
+        } else {
+            self.fences.push((address, asid));
+        }
+    }
 }
 
 /// A range of virtual addresses, which count as signed: a kernel's are all next to each other then.
@@ -125,6 +150,7 @@ impl Tlb {
             last_space: None,
             large_pages: Span::EMPTY,
             large_global_pages: Span::EMPTY,
+            log: FenceLog { everything: true, fences: Vec::new() },
         }
     }
 
@@ -192,7 +218,7 @@ impl Tlb {
 
     fn new_space(&mut self, asid: u16) -> u64 {
         if self.next_space == SPACE_END {
-            self.flush(None, None);
+            self.flush_all();
             self.stale = false;
         }
         let space = self.next_space;
@@ -249,6 +275,7 @@ impl Tlb {
     /// Forgets the translations of a page (or of all), of an address space (or of all; a given one spares
     /// global mappings).
     pub fn flush(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
+        self.log.add(address, asid);
         match (address, asid) {
             (None, None) => self.flush_all(),
             (None, Some(asid)) => {
@@ -284,6 +311,14 @@ impl Tlb {
                 }
             }
         }
+    }
+
+    /// Gives what was fenced since the last call to `apply`; `(None, None)` is everything.
+    pub fn take_fences(&mut self, mut apply: impl FnMut(Option<GuestVirtual>, Option<u16>)) {
+        if core::mem::take(&mut self.log.everything) {
+            apply(None, None);
+        }
+        self.log.fences.drain(..).for_each(|(address, asid)| apply(address, asid));
     }
 
     /// Forgets where fetches lead: the interpreter's cookies are void.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rvisor_machine::boot::{BootError, Placed, Program};
 use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
-use rvisor_machine::{Backends, Engine, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
+use rvisor_machine::{Backends, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
+use rvisor_translator::Translator;
 use rvisor_virtio::Transport;
 use rvisor_virtio::blk::Blk;
 use rvisor_virtio::console::Console;
@@ -24,8 +25,10 @@ use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum EngineKind {
     /// The reference interpreter.
-    #[default]
     Interpreter,
+    /// Dynamic binary translation.
+    #[default]
+    Translator,
 }
 
 /// Least memory of a machine, in bytes: below, not even a device tree fits.
@@ -161,12 +164,13 @@ impl Machine {
         on_reset: OnReset,
         time_limit: Option<Duration>,
     ) -> Result<Ending, MachineError> {
-        let kind = self.engine;
-        let engine: Arc<runner::EngineFactory> = Arc::new(move || -> Box<dyn Engine<HostMemory>> {
-            match kind {
-                EngineKind::Interpreter => Box::new(Interpreter),
+        let engine: Arc<runner::EngineFactory> = match self.engine {
+            EngineKind::Interpreter => Arc::new(|| Ok(Box::new(Interpreter))),
+            EngineKind::Translator => {
+                let shared = rvisor_translator::share::<HostMemory>(self.vm.harts().len())?;
+                Arc::new(move || Ok(Box::new(Translator::new(&shared)?)))
             }
-        });
+        };
         let mut load = |vm: &HostedVm, harts: &mut [_]| program.load(vm, harts).map_err(io::Error::other);
         Ok(runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit)?)
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fen
 use portable_atomic::AtomicU128;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, OutOfRange, Word};
+use rvisor_waist::{AtomicWidth, CodePages, GuestMemory, GuestPhysical, OutOfRange, Word};
 
 /// RAM of one VM.
 pub struct HostMemory {
@@ -21,6 +21,7 @@ pub struct HostMemory {
     size: u64,
     start: NonNull<u8>,
     file: OwnedFd,
+    code: CodePages,
 }
 
 // SAFETY: the mapping lives as long as the value, and every access to it is atomic or a copy of bytes that
@@ -54,7 +55,7 @@ impl HostMemory {
             )?
         };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, size, start, file })
+        Ok(Self { base, size, start, file, code: CodePages::new(base, size) })
     }
 
     /// The file behind the memory; offset 0 is the first byte of RAM.
@@ -79,6 +80,13 @@ impl HostMemory {
     }
 }
 
+// SAFETY: the mapping has the size of the range, and lives as long as the value.
+unsafe impl rvisor_translator::DirectMemory for HostMemory {
+    fn host_address(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
 impl Drop for HostMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `new` with this size, and nothing refers to it any more.
@@ -99,11 +107,11 @@ fn load_bytes<T: Word>(pointer: NonNull<u8>) -> T {
 
 /// Stores a word that isn't naturally aligned, byte by byte.
 #[cold]
-fn store_bytes<T: Word>(pointer: NonNull<u8>, value: T) {
-    for i in 0..T::SIZE {
+fn store_bytes(pointer: NonNull<u8>, value: u64, size: u64) {
+    for i in 0..size {
         // SAFETY: the caller checked that all bytes of the word are inside the mapping.
         let byte = unsafe { AtomicU8::from_ptr(pointer.add(i as usize).as_ptr()) };
-        byte.store((value.widen() >> (8 * i)) as u8, Ordering::Relaxed);
+        byte.store((value >> (8 * i)) as u8, Ordering::Relaxed);
     }
 }
 
@@ -131,12 +139,19 @@ impl GuestMemory for HostMemory {
         Ok(T::truncate(value))
     }
 
+    fn code_pages(&self) -> Option<&CodePages> {
+        Some(&self.code)
+    }
+
+    /// Notes the write on both sides, so that a `fence.i` of another hart in between misses nothing.
     #[inline(always)]
     fn store<T: Word>(&self, address: GuestPhysical, value: T) -> Result<(), OutOfRange> {
         let pointer = self.pointer(address, T::SIZE)?;
+        self.code.note_write(address, T::SIZE);
         let start = pointer.as_ptr();
         if !(start as u64).is_multiple_of(T::SIZE) {
-            store_bytes(pointer, value);
+            store_bytes(pointer, value.widen(), T::SIZE);
+            self.code.note_write(address, T::SIZE);
             return Ok(());
         }
         let value = value.widen();
@@ -149,6 +164,7 @@ impl GuestMemory for HostMemory {
                 _ => AtomicU64::from_ptr(start.cast()).store(value.to_le(), Ordering::Relaxed),
             }
         }
+        self.code.note_write(address, T::SIZE);
         Ok(())
     }
 
@@ -167,6 +183,7 @@ impl GuestMemory for HostMemory {
         if !(start as u64).is_multiple_of(size) {
             return Err(OutOfRange);
         }
+        self.code.note_write(address, size);
         // SAFETY: inside the mapping, aligned, and reached through atomics only.
         Ok(unsafe {
             match width {
@@ -202,6 +219,7 @@ impl GuestMemory for HostMemory {
         if !(start as u64).is_multiple_of(16) {
             return Err(OutOfRange);
         }
+        self.code.note_write(address, 16);
         // SAFETY: inside the mapping and aligned. On hosts without a 16-byte compare-and-exchange the library
         // falls back to a lock, which then orders these operations with each other but not with plain
         // stores.
@@ -224,6 +242,7 @@ impl GuestMemory for HostMemory {
         // SAFETY: as in `read`.
         unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), target.as_ptr(), buffer.len()) };
         fence(Ordering::Release);
+        self.code.note_write(address, buffer.len() as u64);
         Ok(())
     }
 
@@ -232,6 +251,7 @@ impl GuestMemory for HostMemory {
         // SAFETY: inside the mapping.
         unsafe { ptr::write_bytes(target.as_ptr(), 0, length as usize) };
         fence(Ordering::Release);
+        self.code.note_write(address, length);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::{HostClock, HostMemory};
 pub type HostedVm = Vm<HostMemory>;
 
 /// Makes the engine of a hart.
-pub type EngineFactory = dyn Fn() -> Box<dyn Engine<HostMemory>> + Send + Sync;
+pub type EngineFactory = dyn Fn() -> io::Result<Box<dyn Engine<HostMemory>>> + Send + Sync;
 
 /// Fills RAM and sets the harts up as the boot protocol says; called at each power-on with all harts after
 /// reset.
@@ -91,9 +91,13 @@ fn run_once(
     /// The real-time clock's alarm is looked at this often.
     const ALARM_PERIOD: Duration = Duration::from_secs(1);
     let main = thread::current();
+    let mut engines = Vec::new();
+    for _ in &harts {
+        engines.push(engine()?);
+    }
     let mut handles = Vec::new();
-    for hart in harts {
-        let (engine, threads, main) = (Arc::clone(engine), Arc::clone(threads), main.clone());
+    for (hart, mut engine) in harts.into_iter().zip(engines) {
+        let (threads, main) = (Arc::clone(threads), main.clone());
         let guard = EndOnPanic(Arc::clone(vm));
         let builder = thread::Builder::new().name(format!("hart-{}", hart.index()));
         let spawned = builder.spawn(move || {
@@ -101,7 +105,7 @@ fn run_once(
             let guard = guard;
             let vm = &guard.0;
             *threads[hart.index()].lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-            run_hart(hart, vm, clock, &mut *engine());
+            run_hart(hart, vm, clock, &mut *engine);
             main.unpark();
         });
         match spawned {

@@ -217,7 +217,8 @@ impl<M: GuestMemory> Vm<M> {
         self.board.poll(base);
     }
 
-    pub(crate) fn environment<'a>(&'a self, signals: &'a HartSignals) -> HartEnvironment<'a, M> {
+    /// The world around the hart with these signals.
+    pub fn environment<'a>(&'a self, signals: &'a HartSignals) -> HartEnvironment<'a, M> {
         HartEnvironment { vm: self, signals }
     }
 }

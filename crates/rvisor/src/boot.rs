@@ -131,6 +131,7 @@ pub fn network(kind: Network, publish: &[String]) -> anyhow::Result<Option<NetOp
 /// The library's name for an engine.
 pub fn engine(engine: Engine) -> EngineKind {
     match engine {
+        Engine::Translator => EngineKind::Translator,
         Engine::Interpreter => EngineKind::Interpreter,
     }
 }

@@ -133,13 +133,15 @@ pub struct Size {
 #[derive(Args, Debug)]
 pub struct EngineOptions {
     /// What executes the guest's instructions
-    #[arg(long, value_enum, default_value_t = Engine::Interpreter)]
+    #[arg(long, value_enum, default_value_t = Engine::Translator)]
     pub engine: Engine,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Engine {
-    /// The reference interpreter
+    /// Dynamic binary translation: the fast one
+    Translator,
+    /// The reference interpreter: slow, and simple
     Interpreter,
 }
 

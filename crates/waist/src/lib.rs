@@ -13,6 +13,7 @@ extern crate alloc;
 
 mod address;
 mod backend;
+mod code_pages;
 mod device;
 mod memory;
 
@@ -21,5 +22,6 @@ pub use backend::{
     BlockBackend, BlockCompletion, BlockError, BlockOperation, BlockRequest, ConsoleBackend, EntropyBackend,
     NetBackend, SECTOR_SIZE, Segment,
 };
+pub use code_pages::CodePages;
 pub use device::{Clock, Device, InterruptLine, TIMEBASE_FREQUENCY, Width};
 pub use memory::{AtomicWidth, GuestMemory, OutOfRange, Word};

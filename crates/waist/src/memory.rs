@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use crate::GuestPhysical;
+use crate::{CodePages, GuestPhysical};
 
 /// An access that touches a byte outside the VM's RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,4 +105,10 @@ pub trait GuestMemory: Send + Sync {
 
     /// Sets `length` bytes to zero.
     fn zero(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange>;
+
+    /// Where writes to pages with translated code are noted, if this memory does that. All methods that write
+    /// then do.
+    fn code_pages(&self) -> Option<&CodePages> {
+        None
+    }
 }

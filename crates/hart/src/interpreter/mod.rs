@@ -23,7 +23,7 @@ mod tests;
 
 use alloc::boxed::Box;
 
-use rvisor_isa::Exception;
+use rvisor_isa::{Exception, Instruction};
 
 use crate::exit::{Environment, Exit};
 use crate::state::Hart;
@@ -32,6 +32,7 @@ use code::{CodeCache, CodePage};
 use execute::Extent;
 use registers::Registers;
 use stop::Stop;
+use system::Outcome;
 
 /// Instructions between two looks at the environment: some microseconds.
 const SLICE: u64 = 2048;
@@ -113,6 +114,57 @@ impl Hart {
     /// `fence.i`: fetches see all stores that this hart has seen.
     pub fn fence_instructions(&mut self) {
         self.code_epoch += 1;
+    }
+
+    /// How often `fence.i` was executed.
+    #[must_use]
+    pub fn code_epoch(&self) -> u64 {
+        self.code_epoch
+    }
+
+    /// Takes the interrupt that is pending and enabled now, if there is one.
+    pub fn take_pending_interrupt<E: Environment>(&mut self, env: &E) -> bool {
+        self.look_at_timer(env);
+        self.take_interrupt(env)
+    }
+
+    /// The same, by the last look at the timer: for after an instruction that may have let an interrupt
+    /// through.
+    pub fn take_interrupt_as_seen<E: Environment>(&mut self, env: &E) -> bool {
+        self.take_interrupt(env)
+    }
+
+    /// Executes a system instruction (CSR access, trap, return, fence, wait, cache block) that was fetched by
+    /// the caller from where the program counter stands; `bits` is its encoding. The trap it may raise is
+    /// taken.
+    pub fn execute_system<E: Environment>(
+        &mut self,
+        env: &E,
+        instruction: &Instruction,
+        bits: u32,
+    ) -> Option<Exit> {
+        let mut interpreter = self.interpreter.take().unwrap_or_else(|| Box::new(Interpreter::new()));
+        let x = &mut interpreter.registers;
+        for register in [instruction.rs1, instruction.rs2, instruction.rd] {
+            x.write(register, self.x[usize::from(register)]);
+        }
+        let outcome = system::execute(self, env, x, instruction);
+        if instruction.rd != 0 {
+            self.x[usize::from(instruction.rd)] = x[instruction.rd];
+        }
+        let stop = match outcome {
+            Ok(Outcome::Stay(exit)) => Stop::Exit(exit),
+            Ok(outcome) => {
+                self.retired = self.retired.wrapping_add(1);
+                if !matches!(outcome, Outcome::Jumped) {
+                    self.pc = self.pc.wrapping_add(u64::from(instruction.length));
+                }
+                if let Outcome::Leave(exit) = outcome { Stop::Exit(exit) } else { Stop::Pause }
+            }
+            Err(fault) => stop::stop_of(self, x, bits, fault),
+        };
+        self.interpreter = Some(interpreter);
+        self.resolve(stop)
     }
 
     fn interpret(&mut self, work: impl FnOnce(&mut Self, &mut Interpreter) -> Exit) -> Exit {

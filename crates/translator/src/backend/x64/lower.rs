@@ -1,0 +1,309 @@
+//! The fast tier: superblock to host code in one pass, an instruction at a time.
+//!
+//! At each instruction's start every guest register is in its place, so a trap needs no map to restore them.
+//! What is rarely executed goes behind the block as cold code.
+
+use rvisor_isa::{Instruction, Op};
+
+use super::assembler::*;
+use super::registers::{Place, place};
+use super::thunks::Thunks;
+use crate::ir::{End, Node, Offset, Superblock};
+use crate::runtime::site::Site;
+
+/// What the host's processor has, of what the back end can use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// BMI1, BMI2, LZCNT, POPCNT.
+    pub bits: bool,
+    /// FMA3.
+    pub fma: bool,
+}
+
+impl Features {
+    /// Of this host.
+    pub fn detect() -> Self {
+        Self {
+            bits: is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt"),
+            fma: is_x86_feature_detected!("fma"),
+        }
+    }
+}
+
+/// A place in the code that is patched later, and what for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patch {
+    /// Of the displacement of a jump, from the start of the code; its next address is 4 further on.
+    pub jump: u32,
+    /// Of the constant that is compared with the current mappings, for a jump to another page.
+    pub mappings: Option<u32>,
+    /// Where it leads.
+    pub target: Offset,
+    /// Where it leads as long as it isn't linked, from the start of the code.
+    pub stub: u32,
+}
+
+/// Code that is rarely executed.
+pub(super) struct Cold {
+    pub entry: Label,
+    pub kind: ColdKind,
+}
+
+pub(super) enum ColdKind {
+    /// Out of instructions at a target.
+    Budget(Offset),
+    /// A branch that is taken, `charge` instructions after the block's start.
+    Taken { target: Offset, charge: u32 },
+    /// A jump that isn't linked yet; `patch` is its number.
+    Link { patch: usize },
+    /// The same to another page.
+    FarLink { patch: usize },
+    /// An access that the TLB doesn't answer. The address is in `rax`, a store's value in `rcx`.
+    Access { site: Site, back: Label, thunk: u64, rd: u8 },
+    /// The instruction is left to the interpreter, and the block goes on.
+    Interpret { site: Site, back: Label, thunk: u64 },
+    /// The instruction is left to the interpreter, and the block ends.
+    Step { site: Site },
+    /// A division by zero or by -1.
+    Division { back: Label, by_zero: Label, size: Size, signed: bool, dividend: u8 },
+    /// A floating-point operation whose operands or result need care.
+    Float { site: Site, back: Label },
+}
+
+/// One superblock's way to host code.
+pub struct Lowering<'a> {
+    pub(super) asm: &'a mut Assembler,
+    pub(super) thunks: &'a Thunks,
+    pub(super) features: Features,
+    pub(super) cold: Vec<Cold>,
+    pub(super) patches: Vec<Patch>,
+    /// Number of the block's first patch among all.
+    pub(super) first_patch: u32,
+    pub(super) start: Label,
+    pub(super) entry: Offset,
+    /// Instructions before the one that is being lowered.
+    pub(super) index: u32,
+    pub(super) node: Node,
+    /// Whether the block has asked if floating point may be used.
+    pub(super) float_checked: bool,
+    /// Registers known to hold values relative to the page: register and offset.
+    pub(super) page_relative: Option<(u8, Offset)>,
+}
+
+/// What was lowered.
+pub struct Lowered {
+    /// Where the block starts, from the start of the code.
+    pub start: u32,
+    /// Where it is to be patched.
+    pub patches: Vec<Patch>,
+}
+
+/// Writes the code of `block` into `asm`, which was started at its final address.
+///
+/// The block starts with a no-operation that can be replaced by a call in one store, and before that stands
+/// the entry's offset: see [`Thunks::dead`].
+pub fn lower(
+    asm: &mut Assembler,
+    thunks: &Thunks,
+    features: Features,
+    block: &Superblock,
+    first_patch: u32,
+) -> Lowered {
+    asm.align(16, 4);
+    asm.data(block.entry);
+    let start = asm.here();
+    asm.no_operation();
+    let nothing = Node { instruction: Instruction::new(Op::Addi, 4), bits: 0, offset: block.entry };
+    let mut lowering = Lowering {
+        asm,
+        thunks,
+        features,
+        cold: Vec::new(),
+        patches: Vec::new(),
+        first_patch,
+        start,
+        entry: block.entry,
+        index: 0,
+        node: nothing,
+        float_checked: false,
+        page_relative: None,
+    };
+    lowering.block(block);
+    lowering.cold_code();
+    let patches = lowering.patches;
+    Lowered { start: asm.offset_of(start), patches }
+}
+
+impl Lowering<'_> {
+    fn block(&mut self, block: &Superblock) {
+        let last_is_special = matches!(block.end, End::Call(_) | End::Indirect | End::System);
+        let plain = block.nodes.len() - usize::from(last_is_special);
+        for (index, node) in block.nodes[..plain].iter().enumerate() {
+            self.node = *node;
+            self.index = index as u32;
+            self.instruction(&node.instruction);
+        }
+        self.index = plain as u32;
+        if let Some(node) = block.nodes.get(plain) {
+            self.node = *node;
+        }
+        self.end(block.end);
+    }
+
+    /// The site of the current instruction.
+    pub(super) fn site(&self) -> Site {
+        Site::new(self.node.offset, self.index)
+    }
+
+    fn instruction(&mut self, i: &Instruction) {
+        let relative = self.page_relative.take();
+        match i.op {
+            Op::Jal => {}
+            Op::Auipc => self.auipc(i),
+            Op::Beq | Op::Bne | Op::Blt | Op::Bge | Op::Bltu | Op::Bgeu => self.branch(i),
+            Op::Addi if relative.is_some_and(|(register, _)| register == i.rs1 && i.rs1 != 0) => {
+                if let Some((_, offset)) = relative {
+                    self.page_address(i.rd, offset + i.imm);
+                }
+            }
+            _ if self.integer(i) || self.memory(i) || self.atomic(i) || self.float(i) => {}
+            _ => self.interpret(),
+        }
+    }
+
+    fn auipc(&mut self, i: &Instruction) {
+        if let Some(offset) = self.node.offset.checked_add(i.imm) {
+            self.page_address(i.rd, offset);
+            self.page_relative = (offset.checked_add(2048).is_some() && offset.checked_sub(2048).is_some())
+                .then_some((i.rd, offset));
+        } else {
+            self.asm.mov(Quad, RAX, Mem::new(RSP, super::control::PAGE));
+            self.asm.alu_imm(Alu::Add, Quad, RAX, i.imm);
+            self.asm.alu_imm(Alu::Add, Quad, RAX, self.node.offset);
+            self.put(i.rd, RAX);
+        }
+    }
+
+    /// `rd` = an offset from the page.
+    pub(super) fn page_address(&mut self, rd: u8, offset: Offset) {
+        match place(rd) {
+            Place::Zero => {}
+            Place::Host(register) => {
+                self.asm.mov(Quad, register, Mem::new(RSP, super::control::PAGE));
+                self.asm.alu_imm(Alu::Add, Quad, register, offset);
+            }
+            Place::Slot(slot) => {
+                self.asm.mov(Quad, RAX, Mem::new(RSP, super::control::PAGE));
+                self.asm.alu_imm(Alu::Add, Quad, RAX, offset);
+                self.asm.mov_to_memory(Quad, slot, RAX);
+            }
+        }
+    }
+
+    /// Leaves the instruction to the interpreter and goes on behind it.
+    pub(super) fn interpret(&mut self) {
+        let thunk = self.thunks.interpret;
+        self.asm.mov_imm(RDX, self.site().bits().into());
+        self.asm.call_to(thunk);
+    }
+
+    /// Adds cold code and returns its entry.
+    pub(super) fn add_cold(&mut self, kind: ColdKind) -> Label {
+        let entry = self.asm.label();
+        self.cold.push(Cold { entry, kind });
+        entry
+    }
+
+    /// A register that holds a guest register: its own, or `spare` after loading it.
+    pub(super) fn get(&mut self, register: u8, spare: Reg) -> Reg {
+        match place(register) {
+            Place::Host(host) => host,
+            _ => {
+                self.copy(register, spare);
+                spare
+            }
+        }
+    }
+
+    /// Copies a guest register. Changes flags.
+    pub(super) fn copy(&mut self, register: u8, to: Reg) {
+        match place(register) {
+            Place::Zero => self.asm.zero(to),
+            Place::Host(host) if host == to => {}
+            Place::Host(host) => self.asm.mov(Quad, to, host),
+            Place::Slot(slot) => self.asm.mov(Quad, to, slot),
+        }
+    }
+
+    /// A guest register as an operand; `spare` stands in for `x0`.
+    pub(super) fn operand(&mut self, register: u8, spare: Reg) -> Rm {
+        match place(register) {
+            Place::Zero => {
+                self.asm.zero(spare);
+                spare.into()
+            }
+            Place::Host(host) => host.into(),
+            Place::Slot(slot) => slot.into(),
+        }
+    }
+
+    /// Writes a guest register.
+    pub(super) fn put(&mut self, register: u8, from: Reg) {
+        match place(register) {
+            Place::Zero => {}
+            Place::Host(host) if host == from => {}
+            Place::Host(host) => self.asm.mov(Quad, host, from),
+            Place::Slot(slot) => self.asm.mov_to_memory(Quad, slot, from),
+        }
+    }
+
+    /// The register in which to compute `rd`: its own, or `spare`.
+    pub(super) fn result(&self, rd: u8, spare: Reg) -> Reg {
+        match place(rd) {
+            Place::Host(host) => host,
+            _ => spare,
+        }
+    }
+
+    fn cold_code(&mut self) {
+        let mut next = 0;
+        while next < self.cold.len() {
+            let Cold { entry, .. } = self.cold[next];
+            let kind = std::mem::replace(&mut self.cold[next].kind, ColdKind::Budget(0));
+            next += 1;
+            self.asm.bind(entry);
+            match kind {
+                ColdKind::Budget(target) => self.out_of_budget(target),
+                ColdKind::Taken { target, charge } => self.goto(target, charge),
+                ColdKind::Link { patch } => self.link_stub(patch),
+                ColdKind::FarLink { patch } => self.far_link_stub(patch),
+                ColdKind::Access { site, back, thunk, rd } => {
+                    self.asm.mov_imm(RDX, site.bits().into());
+                    self.asm.call_to(thunk);
+                    self.put(rd, RAX);
+                    self.asm.jmp(back);
+                }
+                ColdKind::Interpret { site, back, thunk } => {
+                    self.asm.mov_imm(RDX, site.bits().into());
+                    self.asm.call_to(thunk);
+                    self.asm.jmp(back);
+                }
+                ColdKind::Step { site } => {
+                    self.asm.mov_imm(RDX, site.bits().into());
+                    self.asm.jmp_to(self.thunks.step);
+                }
+                ColdKind::Division { back, by_zero, size, signed, dividend } => {
+                    self.odd_division(back, by_zero, size, signed, dividend);
+                }
+                ColdKind::Float { site, back } => {
+                    self.asm.mov_imm(RDX, site.bits().into());
+                    self.asm.call_to(self.thunks.interpret);
+                    self.asm.jmp(back);
+                }
+            }
+        }
+    }
+}

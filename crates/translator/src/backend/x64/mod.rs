@@ -1,0 +1,11 @@
+//! The back end for x86-64.
+
+pub mod assembler;
+mod atomic;
+mod control;
+mod float;
+mod integer;
+pub mod lower;
+mod memory;
+pub mod registers;
+pub mod thunks;

@@ -1,0 +1,34 @@
+//! Rvisor's default engine: dynamic binary translation of RISC-V to x86-64, whole system.
+//!
+//! Key types: [`Translator`] (the engine of one hart), [`Shared`] (what the harts of a VM share),
+//! [`DirectMemory`] (what it needs from a home's guest memory).
+//!
+//! Guest code goes from the front end ([`frontend`]) as superblocks ([`ir`]) to the back end ([`backend`]), and
+//! runs in [`runtime`].
+//!
+//! # Safety
+//! This crate writes and runs machine code. What makes that sound: code is written for one address and
+//! executed only there; every guest access goes through a translation that the hart's rules made and that lies
+//! inside RAM; helpers get the frame of the thread that called them.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+#[allow(dead_code)]
+mod backend;
+mod frontend;
+mod ir;
+#[allow(dead_code)]
+mod runtime;
+
+pub use runtime::run::{DirectMemory, Translator};
+pub use runtime::shared::Shared;
+
+/// Bytes of host code that a VM's cache holds.
+const CACHE: usize = 128 << 20;
+
+/// What `harts` harts of a VM with memory of type `M` share.
+///
+/// # Errors
+/// If the host has no memory for the code cache.
+pub fn share<M: DirectMemory + 'static>(harts: usize) -> std::io::Result<std::sync::Arc<Shared>> {
+    Ok(std::sync::Arc::new(Shared::new(harts, CACHE, &runtime::helpers::helpers::<M>())?))
+}

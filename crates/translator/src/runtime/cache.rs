@@ -1,0 +1,303 @@
+//! The cache of translated code that all harts of a VM share.
+//!
+//! A block belongs to the guest physical address of its first instruction. Each remembers the bytes it was
+//! made from: `fence.i` compares the blocks of pages that were written to, and removes those that differ.
+
+use std::io;
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+use rvisor_waist::PAGE_SIZE;
+
+use crate::backend::x64::assembler::Assembler;
+use crate::backend::x64::lower::{Features, lower};
+use crate::backend::x64::thunks::{self, Helpers, Thunks};
+use crate::frontend::{Source, superblock};
+use crate::ir::{Offset, Superblock};
+use crate::runtime::code_memory::CodeMemory;
+
+/// Number of a block.
+pub type BlockId = u32;
+
+/// Room that is kept for the code of one more block.
+const LARGEST_BLOCK: usize = 64 << 10;
+
+/// Bytes of one page of guest code, as they were when it was looked at.
+pub struct PageBytes(pub [u8; PAGE_SIZE as usize]);
+
+impl Source for PageBytes {
+    fn half(&self, offset: Offset) -> u16 {
+        let at = offset as usize & (PAGE_SIZE as usize - 2);
+        u16::from_le_bytes([self.0[at], self.0[at + 1]])
+    }
+}
+
+struct Block {
+    /// Guest physical address of the first instruction.
+    physical: u64,
+    code: u64,
+    length: u32,
+    /// Which bytes of the page it was made from.
+    ranges: Vec<Range<u16>>,
+    source: Box<[u8]>,
+    /// Links that lead here.
+    incoming: Vec<u32>,
+    is_dead: bool,
+}
+
+/// A jump that is linked to its target's code once that is known.
+struct Link {
+    /// Of the displacement.
+    jump: u64,
+    /// Of the number of mappings, for a jump to another page.
+    mappings: Option<u64>,
+    stub: u64,
+    target: Option<BlockId>,
+}
+
+/// Counts for the profile.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct CacheCounts {
+    /// Superblocks translated.
+    pub blocks: u64,
+    /// Guest instructions in them.
+    pub instructions: u64,
+    /// Bytes of host code.
+    pub bytes: u64,
+    /// Blocks removed because their guest code changed.
+    pub removed: u64,
+    /// Times that everything was thrown away to make room.
+    pub flushes: u64,
+}
+
+/// The cache.
+pub struct CodeCache {
+    memory: CodeMemory,
+    asm: Assembler,
+    thunks: Thunks,
+    /// Bytes of thunks.
+    fixed: usize,
+    features: Features,
+    blocks: Vec<Block>,
+    links: Vec<Link>,
+    by_address: FxHashMap<u64, BlockId>,
+    by_page: FxHashMap<u64, Vec<BlockId>>,
+    /// Counts since the start.
+    pub counts: CacheCounts,
+}
+
+impl CodeCache {
+    /// An empty cache of `size` bytes of host code.
+    pub fn new(size: usize, helpers: &Helpers) -> io::Result<Self> {
+        let mut memory = CodeMemory::new(size)?;
+        let mut asm = Assembler::new();
+        let base = memory.next();
+        asm.start(base);
+        let thunks = thunks::write(&mut asm, base, helpers);
+        memory.append(asm.finish());
+        let fixed = memory.used();
+        Ok(Self {
+            memory,
+            asm,
+            thunks,
+            fixed,
+            features: Features::detect(),
+            blocks: Vec::new(),
+            links: Vec::new(),
+            by_address: FxHashMap::default(),
+            by_page: FxHashMap::default(),
+            counts: CacheCounts::default(),
+        })
+    }
+
+    pub fn thunks(&self) -> &Thunks {
+        &self.thunks
+    }
+
+    /// The block at a guest physical address.
+    pub fn find(&self, physical: u64) -> Option<BlockId> {
+        self.by_address.get(&physical).copied()
+    }
+
+    pub fn code(&self, block: BlockId) -> u64 {
+        self.blocks[block as usize].code
+    }
+
+    /// Whether there is no code of a page.
+    pub fn is_empty(&self, page: u64) -> bool {
+        self.by_page.get(&page).is_none_or(Vec::is_empty)
+    }
+
+    /// Whether there is room for another block.
+    pub fn has_room(&self) -> bool {
+        self.memory.used() + LARGEST_BLOCK < self.memory.size()
+    }
+
+    /// Translates the superblock at `entry` of the guest physical page `page`, which holds `bytes`.
+    pub fn translate(&mut self, page: u64, entry: Offset, bytes: &PageBytes) -> BlockId {
+        let block = superblock(bytes, entry);
+        let base = self.memory.next();
+        self.asm.start(base);
+        let first_link = self.links.len() as u32;
+        let lowered = lower(&mut self.asm, &self.thunks, self.features, &block, first_link);
+        let code = self.asm.finish();
+        let appended = self.memory.append(code);
+        assert!(appended, "the caller made room");
+        let length = code.len() as u32;
+        for patch in &lowered.patches {
+            self.links.push(Link {
+                jump: base + u64::from(patch.jump),
+                mappings: patch.mappings.map(|at| base + u64::from(at)),
+                stub: base + u64::from(patch.stub),
+                target: None,
+            });
+        }
+        self.counts.blocks += 1;
+        self.counts.instructions += block.nodes.len() as u64;
+        self.counts.bytes += u64::from(length);
+        let id = self.add(page, &block, base + u64::from(lowered.start), length, bytes);
+        log::trace!("block {:#x}:\n{block}", page + entry as u64);
+        // Jumps inside the page whose targets are known need not wait to be taken.
+        for (number, patch) in (first_link..).zip(&lowered.patches) {
+            if patch.mappings.is_none()
+                && let Some(target) = self.find(page + patch.target as u64)
+            {
+                self.link(number, target, 0);
+            }
+        }
+        id
+    }
+
+    fn add(&mut self, page: u64, block: &Superblock, code: u64, length: u32, bytes: &PageBytes) -> BlockId {
+        let id = self.blocks.len() as BlockId;
+        let ranges = ranges(block);
+        let source = ranges
+            .iter()
+            .flat_map(|range| &bytes.0[usize::from(range.start)..usize::from(range.end)])
+            .copied();
+        let physical = page + block.entry as u64;
+        self.blocks.push(Block {
+            physical,
+            code,
+            length,
+            source: source.collect(),
+            ranges,
+            incoming: Vec::new(),
+            is_dead: false,
+        });
+        self.by_address.insert(physical, id);
+        self.by_page.entry(page).or_default().push(id);
+        id
+    }
+
+    /// Whether a jump leads to another page.
+    pub fn is_far(&self, link: u32) -> bool {
+        self.links[link as usize].mappings.is_some()
+    }
+
+    /// Links a jump to a block; one to another page holds under `mappings` only.
+    ///
+    /// A jump to another page that led elsewhere is left alone: another hart may stand between its
+    /// comparison and its jump.
+    pub fn link(&mut self, link: u32, target: BlockId, mappings: u32) {
+        let code = self.blocks[target as usize].code;
+        let entry = &mut self.links[link as usize];
+        match (entry.target, entry.mappings) {
+            (Some(old), Some(_)) if old != target => return,
+            (Some(_), None) => return,
+            (Some(_), Some(at)) => return self.memory.patch(at, mappings),
+            (None, at) => {
+                entry.target = Some(target);
+                self.memory.patch_jump(entry.jump, code);
+                if let Some(at) = at {
+                    self.memory.patch(at, mappings);
+                }
+            }
+        }
+        self.blocks[target as usize].incoming.push(link);
+    }
+
+    /// Removes the blocks of a page that weren't made from `bytes`. Whether any is left.
+    pub fn validate(&mut self, page: u64, bytes: &PageBytes) -> bool {
+        let Some(ids) = self.by_page.get_mut(&page) else { return false };
+        let blocks = &self.blocks;
+        let (current, stale): (Vec<_>, Vec<_>) = ids.iter().partition(|&&id| {
+            let block = &blocks[id as usize];
+            let now = block
+                .ranges
+                .iter()
+                .flat_map(|range| &bytes.0[usize::from(range.start)..usize::from(range.end)]);
+            block.source.iter().eq(now)
+        });
+        *ids = current;
+        let is_left = !ids.is_empty();
+        if !is_left {
+            self.by_page.remove(&page);
+        }
+        stale.into_iter().for_each(|id| self.remove(id));
+        is_left
+    }
+
+    fn remove(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id as usize];
+        block.is_dead = true;
+        self.counts.removed += 1;
+        let incoming = std::mem::take(&mut block.incoming);
+        block.source = Box::default();
+        block.ranges = Vec::new();
+        if self.by_address.get(&block.physical) == Some(&id) {
+            self.by_address.remove(&block.physical);
+        }
+        // Whoever still holds its address finds the way to the monitor there.
+        let [a, b, c, d] = (self.thunks.dead.wrapping_sub(block.code + 5) as u32).to_le_bytes();
+        self.memory.patch_start(block.code, [CALL, a, b, c, d]);
+        for number in incoming {
+            let link = &mut self.links[number as usize];
+            if link.target == Some(id) {
+                link.target = None;
+                if let Some(at) = link.mappings {
+                    self.memory.patch(at, 0);
+                }
+                self.memory.patch_jump(link.jump, link.stub);
+            }
+        }
+    }
+
+    /// Throws everything away. No hart may be in translated code.
+    pub fn clear(&mut self) {
+        self.memory.truncate(self.fixed);
+        self.blocks.clear();
+        self.links.clear();
+        self.by_address.clear();
+        self.by_page.clear();
+        self.counts.flushes += 1;
+    }
+
+    /// Guest physical pages that there is code of.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
+        self.by_page.keys().copied()
+    }
+}
+
+/// `call` with a 32-bit displacement.
+const CALL: u8 = 0xe8;
+
+/// The runs of bytes that a superblock was made from.
+fn ranges(block: &Superblock) -> Vec<Range<u16>> {
+    let mut ranges: Vec<Range<u16>> = Vec::new();
+    let mut add = |start: Offset, end: Offset| {
+        let (start, end) = (start as u16, end.min(PAGE_SIZE as Offset) as u16);
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => ranges.push(start..end),
+        }
+    };
+    for node in &block.nodes {
+        add(node.offset, node.next());
+    }
+    if let crate::ir::End::Interpret(offset) = block.end {
+        // What it is was read as far as the page goes.
+        add(offset, offset + 4);
+    }
+    ranges
+}

@@ -1,0 +1,297 @@
+//! What translated code calls. See [`Helpers`](crate::backend::x64::thunks::Helpers) for the two kinds.
+
+use rvisor_hart::{Access, Trap};
+use rvisor_isa::decode;
+use rvisor_waist::{GuestVirtual, PAGE_SIZE};
+
+use crate::backend::x64::thunks::Helpers;
+use crate::runtime::frame::Frame;
+use crate::runtime::run::{DirectMemory, Hint, RELINK, Run, is_ram};
+use crate::runtime::site::Site;
+use crate::runtime::space::{TlbEntry, tlb_index};
+
+/// What a finisher returns.
+#[repr(C)]
+pub struct Finished {
+    value: u64,
+    leave: u64,
+}
+
+impl Finished {
+    const LEAVE: Self = Self { value: 0, leave: 1 };
+
+    const fn value(value: u64) -> Self {
+        Self { value, leave: 0 }
+    }
+}
+
+/// The helpers for a kind of memory.
+pub fn helpers<M: DirectMemory + 'static>() -> Helpers {
+    Helpers {
+        lookup: lookup::<M> as *const () as u64,
+        link: link::<M> as *const () as u64,
+        system: system::<M> as *const () as u64,
+        step: step::<M> as *const () as u64,
+        load: load::<M> as *const () as u64,
+        store: store::<M> as *const () as u64,
+        atomic: atomic::<M> as *const () as u64,
+        interpret: interpret::<M> as *const () as u64,
+    }
+}
+
+/// The frame and run of a call from translated code.
+///
+/// # Safety
+/// `frame` is the one that translated code runs with: it belongs to this thread alone, and its run outlives
+/// the call.
+unsafe fn context<'a, M>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Run<'a, M>) {
+    // SAFETY: as the caller promises; frame and run don't overlap.
+    unsafe {
+        let frame = &mut *frame;
+        let run = &mut *frame.run.cast();
+        (frame, run)
+    }
+}
+
+extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) -> u64 {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    run.hart.pc = target;
+    // Not from the jump cache: that misses, or has code that was removed.
+    run.state.spaces.code().forget(target);
+    run.dispatch(frame)
+}
+
+extern "C" fn link<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, link: u64) -> u64 {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    frame.relink = RELINK;
+    run.hart.pc = target;
+    match run.find_block(target) {
+        Ok(Some((block, code))) => {
+            let space = run.state.spaces.code();
+            let (may_link, mappings) = (space.may_link(), space.mappings);
+            frame.mappings = mappings;
+            let mut cache = run.state.shared.cache();
+            if may_link || !cache.is_far(link as u32) {
+                cache.link(link as u32, block, mappings);
+            }
+            frame.page = target & !(PAGE_SIZE - 1);
+            code
+        }
+        _ => run.dispatch(frame),
+    }
+}
+
+extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64, bits: u64) -> u64 {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    run.arrive(frame, Site::from_bits(site as u32));
+    run.take_flags(frame);
+    let bits = bits as u32;
+    let Some(instruction) = decode(bits) else { return 0 };
+    for register in [instruction.rs1, instruction.rs2, instruction.rd] {
+        run.hart.x[usize::from(register)] = frame.x(register);
+    }
+    let vm = run.vm;
+    let env = vm.environment(&vm.harts()[run.state.hart_index]);
+    let exit = run.hart.execute_system(&env, &instruction, bits);
+    frame.set_x(instruction.rd, run.hart.x[usize::from(instruction.rd)]);
+    frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
+    if let Some(exit) = exit {
+        run.exit = Some(exit);
+        return 0;
+    }
+    run.hart.take_interrupt_as_seen(&env);
+    run.dispatch_changed(frame)
+}
+
+extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> u64 {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    run.arrive(frame, Site::from_bits(site as u32));
+    run.step(frame);
+    frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
+    run.dispatch_changed(frame)
+}
+
+extern "C" fn interpret<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> Finished {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    run.interpret(frame, Site::from_bits(site as u32))
+}
+
+extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    let site = Site::from_bits(site as u32);
+    let access = if site.is_signed() { Access::Load } else { Access::Store };
+    if address.is_multiple_of(site.bytes()) {
+        // For the next time; what it fails with, the interpreter will find as well.
+        let _ = run.translate(address, access, site.bytes());
+    }
+    run.interpret(frame, site)
+}
+
+extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    let site = Site::from_bits(site as u32);
+    let bytes = site.bytes();
+    if address % PAGE_SIZE > PAGE_SIZE - bytes {
+        return run.interpret_load(frame, site);
+    }
+    match run.translate(address, Access::Load, bytes) {
+        Ok(Some(host)) => {
+            let mut value = [0; 8];
+            // SAFETY: inside RAM; copying bytes that others may be writing is what the guest asked for.
+            unsafe { load_bytes(host, bytes, &mut value) };
+            let value = u64::from_le_bytes(value);
+            let unused = 64 - 8 * bytes as u32;
+            if site.is_float() {
+                let boxed = if unused == 0 { value } else { value | u64::MAX << (64 - unused) };
+                frame.f[usize::from(site.register())] = boxed;
+                return Finished::value(0);
+            }
+            Finished::value(if site.is_signed() {
+                ((value << unused) as i64 >> unused) as u64
+            } else {
+                value
+            })
+        }
+        Ok(None) => run.interpret_load(frame, site),
+        Err(trap) => run.trap(frame, site, trap),
+    }
+}
+
+extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    let site = Site::from_bits(site as u32);
+    if address % PAGE_SIZE > PAGE_SIZE - site.bytes() {
+        return run.interpret(frame, site);
+    }
+    match run.translate(address, Access::Store, site.bytes()) {
+        // The interpreter knows how to store, and to note that it did.
+        Ok(Some(_) | None) => run.interpret(frame, site),
+        Err(trap) => run.trap(frame, site, trap),
+    }
+}
+
+/// Copies 1, 2, 4 or 8 bytes, in one access where they are aligned.
+///
+/// # Safety
+/// The bytes at `host` are mapped.
+unsafe fn load_bytes(host: u64, bytes: u64, value: &mut [u8; 8]) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match bytes {
+            1 => value[..1].copy_from_slice(&(host as *const [u8; 1]).read_volatile()),
+            2 => value[..2].copy_from_slice(&(host as *const u16).read_unaligned().to_le_bytes()),
+            4 => value[..4].copy_from_slice(&(host as *const u32).read_unaligned().to_le_bytes()),
+            _ => *value = (host as *const u64).read_unaligned().to_le_bytes(),
+        }
+    }
+}
+
+impl<M: DirectMemory + 'static> Run<'_, M> {
+    /// Makes the hart stand at a site.
+    fn arrive(&mut self, frame: &mut Frame, site: Site) {
+        frame.budget -= site.index() as i32;
+        self.hart.pc = frame.page + site.offset();
+        self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
+    }
+
+    /// The code to go on with at the hart's program counter, after its state may have changed.
+    fn dispatch_changed(&mut self, frame: &mut Frame) -> u64 {
+        let vm = self.vm;
+        if self.exit.is_some() || frame.budget < 0 || vm.harts()[self.state.hart_index].attention() {
+            return 0;
+        }
+        self.refresh(frame);
+        self.dispatch(frame)
+    }
+
+    /// The code to go on with at the hart's program counter; 0 to leave.
+    fn dispatch(&mut self, frame: &mut Frame) -> u64 {
+        let pc = self.hart.pc;
+        match self.find(frame, pc) {
+            Ok(Some(code)) => code,
+            Ok(None) => 0,
+            Err(trap) => {
+                self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
+                self.hart.take_trap(trap);
+                0
+            }
+        }
+    }
+
+    fn trap(&mut self, frame: &mut Frame, site: Site, trap: Trap) -> Finished {
+        self.arrive(frame, site);
+        self.hart.take_trap(trap);
+        Finished::LEAVE
+    }
+
+    /// Lets the interpreter execute an instruction in the middle of a block.
+    fn interpret(&mut self, frame: &mut Frame, site: Site) -> Finished {
+        let budget = frame.budget;
+        self.arrive(frame, site);
+        let (pc, retired) = (self.hart.pc, self.hart.retired);
+        self.step(frame);
+        let is_done =
+            self.exit.is_none() && self.hart.retired == retired + 1 && self.hart.pc.wrapping_sub(pc) <= 4;
+        if is_done {
+            frame.budget = budget;
+            Finished::value(0)
+        } else {
+            frame.budget = self.base.wrapping_sub(self.hart.retired) as i32;
+            Finished::LEAVE
+        }
+    }
+
+    fn interpret_load(&mut self, frame: &mut Frame, site: Site) -> Finished {
+        let finished = self.interpret(frame, site);
+        if site.is_float() || finished.leave != 0 {
+            return finished;
+        }
+        Finished::value(frame.x(site.register()))
+    }
+
+    /// Translates an access inside a page, and remembers the translation. The host address, or `None` where
+    /// the access isn't to a whole page of RAM.
+    fn translate(&mut self, address: u64, access: Access, bytes: u64) -> Result<Option<u64>, Trap> {
+        let vm = self.vm;
+        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let translation = self.hart.translate(&env, GuestVirtual(address), access, bytes)?;
+        let memory = vm.memory();
+        let physical = translation.physical.page();
+        if !translation.whole_page || !is_ram(memory, physical) {
+            return Ok(None);
+        }
+        let page = address & !(PAGE_SIZE - 1);
+        let offset = physical.0 - memory.range().start.0;
+        let host = memory.host_address().as_ptr() as u64 + offset;
+        let index = tlb_index(address);
+        let spaces = &mut self.state.spaces;
+        let is_clean = memory.code_pages().is_none_or(|pages| pages.is_clean(physical));
+        let can_load = translation.readable || access == Access::Load;
+        let can_store = (translation.writable || access == Access::Store) && !is_clean;
+        let large = (translation.page_size > PAGE_SIZE).then_some(translation.page_size);
+        let entry = TlbEntry {
+            load: if can_load { page } else { TlbEntry::no_page(index) },
+            store: if can_store { page } else { TlbEntry::no_page(index) },
+            addend: host.wrapping_sub(page),
+            physical: physical.0,
+        };
+        spaces.data().insert(address, entry, large);
+        if !translation.global {
+            spaces.note_private_data();
+        }
+        if can_store {
+            let hint = &mut self.state.hints[(offset / PAGE_SIZE) as usize];
+            let here = Hint::at(spaces.data_number(), index);
+            *hint = if *hint == 0 || *hint == here { here } else { Hint::MANY };
+        }
+        Ok(Some(host + address % PAGE_SIZE))
+    }
+}

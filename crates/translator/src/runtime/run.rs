@@ -1,0 +1,395 @@
+//! The loop around translated code: interrupts, fences, spaces, finding code.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rvisor_hart::{Access, Environment, Exit, Hart, Reservation, Trap};
+use rvisor_isa::csr::mstatus;
+use rvisor_machine::{Engine, VirtualHart, Vm};
+use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
+
+use crate::runtime::cache::{BlockId, PageBytes};
+use crate::runtime::frame::{Frame, Stack};
+use crate::runtime::shared::Shared;
+use crate::runtime::space::Spaces;
+
+/// Instructions between two looks at the environment: some microseconds.
+const SLICE: u64 = 8192;
+
+/// Failed jumps across pages between two attempts to link one again.
+pub const RELINK: i32 = 64;
+
+/// Guest memory that the host can reach directly.
+///
+/// # Safety
+/// `host_address` is the address of as many readable and writable bytes as `range` has; they stay there for
+/// as long as the memory lives.
+pub unsafe trait DirectMemory: GuestMemory {
+    /// Host address of the first byte of RAM.
+    fn host_address(&self) -> NonNull<u8>;
+}
+
+/// The translator of one hart.
+pub struct Translator {
+    shared: Arc<Shared>,
+    stack: Stack,
+    pub(super) state: State,
+}
+
+/// What a hart's translator keeps from one run to the next.
+pub(super) struct State {
+    pub shared: Arc<Shared>,
+    pub hart_index: usize,
+    pub spaces: Spaces,
+    /// Where stores to each page of RAM are let through unseen: 0 nowhere, [`Hint::MANY`] at several places,
+    /// else a [`Hint`].
+    pub hints: Vec<u32>,
+    epoch: u64,
+    generation: u64,
+    /// The cache is full.
+    pub is_full: bool,
+}
+
+/// The one place where stores to a page are let through.
+pub(super) struct Hint;
+
+impl Hint {
+    pub const MANY: u32 = u32::MAX;
+
+    pub const fn at(space: usize, index: usize) -> u32 {
+        1 + ((space as u32) << 12 | index as u32)
+    }
+
+    pub const fn parts(hint: u32) -> (usize, usize) {
+        (((hint - 1) >> 12) as usize, ((hint - 1) & 0xfff) as usize)
+    }
+}
+
+/// One call of [`Engine::run`]: what helpers find through [`Frame::run`].
+pub(super) struct Run<'a, M> {
+    pub state: &'a mut State,
+    pub hart: &'a mut Hart,
+    pub vm: &'a Vm<M>,
+    pub exit: Option<Exit>,
+    /// Instructions retired when the budget will be zero.
+    pub base: u64,
+}
+
+impl Translator {
+    /// For one of the harts that share `shared`.
+    ///
+    /// # Errors
+    /// If the host has no memory for it.
+    pub fn new(shared: &Arc<Shared>) -> io::Result<Self> {
+        let state = State {
+            shared: Arc::clone(shared),
+            hart_index: 0,
+            spaces: Spaces::new(shared.fresh.clone()),
+            hints: Vec::new(),
+            epoch: 0,
+            generation: 0,
+            is_full: false,
+        };
+        Ok(Self { shared: Arc::clone(shared), stack: Stack::new()?, state })
+    }
+}
+
+impl<M: DirectMemory + 'static> Engine<M> for Translator {
+    fn run(&mut self, hart: &mut VirtualHart, vm: &Vm<M>, budget: u64) -> Exit {
+        let frame = self.stack.frame();
+        self.state.hart_index = hart.index();
+        if self.state.hints.is_empty() {
+            let range = vm.memory().range();
+            self.state.hints = vec![0; ((range.end.0 - range.start.0) / PAGE_SIZE) as usize + 1];
+        }
+        let enter = self.shared.cache().thunks().enter;
+        // SAFETY: `enter` is the thunk of that type, which lives as long as the cache.
+        let enter: extern "C" fn(*mut Frame, u64) = unsafe { std::mem::transmute(enter) };
+        let mut run = Run { state: &mut self.state, hart: &mut hart.hart, vm, exit: None, base: 0 };
+        run.enter(frame);
+        let exit = run.work(frame, enter, budget);
+        run.leave(frame);
+        exit
+    }
+}
+
+impl<M: DirectMemory + 'static> Run<'_, M> {
+    /// Takes the hart's state over into the frame.
+    fn enter(&mut self, frame: *mut Frame) {
+        // SAFETY: nobody else uses the frame now.
+        let frame = unsafe { &mut *frame };
+        frame.load(&self.hart.x, &self.hart.f);
+        self.load_reservation(frame);
+        frame.run = std::ptr::from_mut(self).cast();
+        frame.relink = RELINK;
+        self.state.spaces.leave();
+    }
+
+    fn leave(&mut self, frame: *mut Frame) {
+        // SAFETY: nobody else uses the frame now.
+        let frame = unsafe { &mut *frame };
+        frame.save(&mut self.hart.x, &mut self.hart.f);
+        self.save_reservation(frame);
+        frame.run = std::ptr::null_mut();
+    }
+
+    /// Runs until something is left to the caller.
+    fn work(&mut self, frame: *mut Frame, enter: extern "C" fn(*mut Frame, u64), budget: u64) -> Exit {
+        let vm = self.vm;
+        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let mut left = budget;
+        loop {
+            if left == 0 || env.attention() {
+                return Exit::Budget;
+            }
+            // Turns count too: traps that lead to traps must not keep the hart here.
+            left -= 1;
+            if std::mem::take(&mut self.state.is_full)
+                && let Some(pages) = vm.memory().code_pages()
+            {
+                self.state.shared.clear(pages);
+            }
+            self.enter_code();
+            self.hart.take_pending_interrupt(&env);
+            // SAFETY: no translated code runs now, so nobody else uses the frame.
+            let context = unsafe { &mut *frame };
+            self.refresh(context);
+            let code = self.find(context, self.hart.pc);
+            let start = self.hart.retired;
+            match code {
+                Ok(Some(code)) => {
+                    let slice = left.min(SLICE);
+                    context.budget = slice as i32;
+                    context.pc = 1;
+                    self.base = start.wrapping_add(slice);
+                    enter(frame, code);
+                    // SAFETY: translated code has left.
+                    let frame = unsafe { &mut *frame };
+                    if frame.pc & 1 == 0 {
+                        self.hart.pc = frame.pc;
+                    }
+                    self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
+                    self.take_flags(frame);
+                }
+                Ok(None) if self.state.is_full => {}
+                Ok(None) => self.step(context),
+                Err(trap) => self.hart.take_trap(trap),
+            }
+            self.state.shared.leave(self.state.hart_index);
+            left = left.saturating_sub(self.hart.retired.wrapping_sub(start));
+            if let Some(exit) = self.exit.take() {
+                return exit;
+            }
+        }
+    }
+
+    fn enter_code(&mut self) {
+        let State { shared, spaces, hints, hart_index, .. } = &mut *self.state;
+        let first = self.vm.memory().range().start.0;
+        let generation = shared.enter(*hart_index, |page| protect(spaces, hints, first, page));
+        if generation != self.state.generation {
+            self.state.generation = generation;
+            self.state.spaces.forget_code();
+        }
+    }
+
+    /// Carries out fences since the last look, and makes the frame the one of the current context.
+    pub fn refresh(&mut self, frame: &mut Frame) {
+        let spaces = &mut self.state.spaces;
+        let mut everything = false;
+        self.hart.take_fences(|address, asid| {
+            everything |= address.is_none() && asid.is_none();
+            spaces.fence(address.map(|address| address.0), asid);
+        });
+        if everything || self.hart.code_epoch() != self.state.epoch {
+            self.state.epoch = self.hart.code_epoch();
+            self.fence_instructions();
+        }
+        self.state.spaces.enter(self.hart.translation_context());
+        let spaces = &mut self.state.spaces;
+        frame.tlb = spaces.data().entries();
+        frame.jumps = spaces.code().entries();
+        frame.mappings = spaces.code().mappings;
+        self.refresh_float(frame);
+    }
+
+    fn refresh_float(&mut self, frame: &mut Frame) {
+        /// MXCSR's field for each rounding mode of RISC-V that the host has too.
+        const ROUNDING: [u32; 4] = [0, 3, 1, 2];
+        /// All exceptions masked.
+        const MASKED: u32 = 0x1f80;
+        const ROUNDING_SHIFT: u32 = 13;
+        let is_dirty = self.hart.csr.mstatus & mstatus::FS == mstatus::FS;
+        let rounding = ROUNDING.get(usize::from(self.hart.csr.frm));
+        frame.float_ready = u8::from(is_dirty && rounding.is_some());
+        let flags = frame.guest_mxcsr & MXCSR_FLAGS;
+        frame.guest_mxcsr = MASKED | rounding.unwrap_or(&0) << ROUNDING_SHIFT | flags;
+    }
+
+    /// Hands the flags that the host raised to `fflags`.
+    pub fn take_flags(&mut self, frame: &mut Frame) {
+        /// IE, ZE, OE, UE, PE and the flags of RISC-V that they are.
+        const FLAGS: [(u32, u8); 5] = [(1, 16), (4, 8), (8, 4), (16, 2), (32, 1)];
+        let raised = frame.guest_mxcsr & MXCSR_FLAGS;
+        if raised != 0 {
+            frame.guest_mxcsr &= !MXCSR_FLAGS;
+            let flags =
+                FLAGS.iter().filter(|(bit, _)| raised & bit != 0).fold(0, |all, (_, flag)| all | flag);
+            self.hart.raise_float_flags(flags);
+        }
+    }
+
+    fn fence_instructions(&mut self) {
+        let memory = self.vm.memory();
+        let Some(pages) = memory.code_pages() else { return };
+        let State { shared, spaces, hints, hart_index, .. } = &mut *self.state;
+        let first = memory.range().start.0;
+        shared.fence_instructions(
+            *hart_index,
+            pages,
+            |page| protect(spaces, hints, first, page),
+            |page| read_page(memory, page),
+        );
+    }
+
+    /// The code at a virtual address; `None` where only the interpreter can go on. Makes its page the frame's.
+    pub fn find(&mut self, frame: &mut Frame, pc: u64) -> Result<Option<u64>, Trap> {
+        let page = pc & !(PAGE_SIZE - 1);
+        frame.page = page;
+        if let Some(code) = self.state.spaces.code().find(pc) {
+            return Ok(Some(code));
+        }
+        let found = self.find_block(pc)?;
+        frame.mappings = self.state.spaces.code().mappings;
+        Ok(found.map(|(_, code)| code))
+    }
+
+    /// The block at a virtual address, and its code.
+    pub fn find_block(&mut self, pc: u64) -> Result<Option<(BlockId, u64)>, Trap> {
+        let page = pc & !(PAGE_SIZE - 1);
+        let physical = match self.state.spaces.code().physical(page) {
+            Some(physical) => physical,
+            None => match self.reach(pc)? {
+                Some(physical) => physical,
+                None => return Ok(None),
+            },
+        };
+        let address = physical + pc % PAGE_SIZE;
+        let shared = Arc::clone(&self.state.shared);
+        let mut cache = shared.cache();
+        let block = match cache.find(address) {
+            Some(block) => block,
+            None => {
+                if !cache.has_room() {
+                    self.state.is_full = true;
+                    return Ok(None);
+                }
+                if cache.is_empty(physical) {
+                    self.watch(physical);
+                }
+                cache.translate(physical, (pc % PAGE_SIZE) as i32, &read_page(self.vm.memory(), physical))
+            }
+        };
+        let code = cache.code(block);
+        drop(cache);
+        self.state.spaces.code().insert(pc, code);
+        Ok(Some((block, code)))
+    }
+
+    /// Translates the address of code, whose page becomes known to the space. `None` where the page isn't all
+    /// RAM or not all alike.
+    fn reach(&mut self, pc: u64) -> Result<Option<u64>, Trap> {
+        let vm = self.vm;
+        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let translation = self.hart.translate(&env, GuestVirtual(pc), Access::Execute, 2)?;
+        let page = translation.physical.page();
+        if !translation.whole_page || !is_ram(vm.memory(), page) {
+            return Ok(None);
+        }
+        let large = (translation.page_size > PAGE_SIZE).then_some(translation.page_size);
+        self.state.spaces.reach(pc & !(PAGE_SIZE - 1), page.0, large, translation.global);
+        Ok(Some(page.0))
+    }
+
+    /// From now on stores to a page are noted.
+    fn watch(&mut self, page: u64) {
+        let memory = self.vm.memory();
+        let Some(pages) = memory.code_pages() else { return };
+        pages.watch(GuestPhysical(page));
+        let State { shared, spaces, hints, hart_index, .. } = &mut *self.state;
+        protect(spaces, hints, memory.range().start.0, page);
+        shared.protect_elsewhere(*hart_index, page);
+    }
+
+    /// Executes one instruction in the interpreter, with all state in the frame.
+    pub fn step(&mut self, frame: &mut Frame) {
+        let vm = self.vm;
+        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        self.take_flags(frame);
+        frame.save(&mut self.hart.x, &mut self.hart.f);
+        self.save_reservation(frame);
+        let exit = self.hart.step(&env);
+        if exit != Exit::Budget {
+            self.exit = Some(exit);
+        }
+        frame.load(&self.hart.x, &self.hart.f);
+        self.load_reservation(frame);
+        self.refresh_float(frame);
+    }
+
+    fn save_reservation(&mut self, frame: &Frame) {
+        let memory = self.vm.memory();
+        self.hart.reservation = (frame.reserved != 0).then(|| {
+            let offset = (frame.reserved & !1).wrapping_sub(memory.host_address().as_ptr() as u64);
+            let (width, value) = if frame.reserved & 1 != 0 {
+                (AtomicWidth::Double, frame.reserved_value)
+            } else {
+                (AtomicWidth::Word, u64::from(frame.reserved_value as u32))
+            };
+            Reservation { address: memory.range().start.offset(offset), value, width }
+        });
+    }
+
+    fn load_reservation(&mut self, frame: &mut Frame) {
+        let memory = self.vm.memory();
+        frame.reserved = 0;
+        if let Some(Reservation { address, value, width }) = self.hart.reservation {
+            let offset = address.0.wrapping_sub(memory.range().start.0);
+            let host = (memory.host_address().as_ptr() as u64).wrapping_add(offset);
+            (frame.reserved, frame.reserved_value) = match width {
+                AtomicWidth::Double => (host | 1, value),
+                AtomicWidth::Word => (host, value as i32 as u64),
+            };
+        }
+    }
+}
+
+const MXCSR_FLAGS: u32 = 0x3f;
+
+/// Takes away the right to store to a page unseen.
+fn protect(spaces: &mut Spaces, hints: &mut [u32], first: u64, page: u64) {
+    let Some(hint) = hints.get_mut(((page - first) / PAGE_SIZE) as usize) else { return };
+    match std::mem::take(hint) {
+        0 => {}
+        Hint::MANY => spaces.protect(page),
+        one => {
+            let (space, index) = Hint::parts(one);
+            spaces.protect_entry(space, index, page);
+        }
+    }
+}
+
+/// Whether all of a page is RAM.
+pub(super) fn is_ram<M: GuestMemory>(memory: &M, page: GuestPhysical) -> bool {
+    let range = memory.range();
+    range.contains(&page) && range.contains(&page.offset(PAGE_SIZE - 1))
+}
+
+fn read_page<M: GuestMemory>(memory: &M, page: u64) -> PageBytes {
+    let mut bytes = PageBytes([0; PAGE_SIZE as usize]);
+    // Only pages of RAM have code.
+    let read = memory.read(GuestPhysical(page), &mut bytes.0);
+    debug_assert!(read.is_ok());
+    bytes
+}

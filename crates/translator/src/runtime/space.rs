@@ -1,0 +1,487 @@
+//! Cached translations of one hart, by address space: a software TLB for data and a cache of jump targets for
+//! code. What `satp`, privilege, SUM and MXR select is which space is current, so that switching between
+//! spaces forgets nothing.
+//!
+//! Supervisor code shares one space whatever the ASID, because kernels map themselves globally; translations in
+//! it that aren't global are forgotten when the ASID changes.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustc_hash::FxHashMap;
+use rvisor_hart::TranslationContext;
+use rvisor_isa::Privilege;
+use rvisor_waist::PAGE_SIZE;
+
+/// Entries of a space's TLB.
+pub const TLB_ENTRIES: usize = 2048;
+/// Entries of a space's jump cache.
+pub const JUMP_ENTRIES: usize = 2048;
+/// Spaces of each kind that a hart keeps.
+const SPACES: usize = 48;
+
+/// One page's translation for data.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TlbEntry {
+    /// Virtual page that loads may use this entry for, or a page that never belongs to this entry.
+    pub load: u64,
+    /// The same for stores.
+    pub store: u64,
+    /// Host address minus guest virtual address.
+    pub addend: u64,
+    /// Guest physical page.
+    pub physical: u64,
+}
+
+/// Offsets that translated code uses.
+pub const TLB_LOAD: i32 = offset_of!(TlbEntry, load) as i32;
+pub const TLB_STORE: i32 = offset_of!(TlbEntry, store) as i32;
+pub const TLB_ADDEND: i32 = offset_of!(TlbEntry, addend) as i32;
+
+/// A known jump target.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct JumpEntry {
+    /// Guest virtual address; an odd one matches nothing.
+    pub target: u64,
+    /// Code of it.
+    pub code: u64,
+}
+
+const NOWHERE: JumpEntry = JumpEntry { target: 1, code: 0 };
+
+/// The TLB entry of an address.
+#[inline]
+pub const fn tlb_index(address: u64) -> usize {
+    (address / PAGE_SIZE) as usize % TLB_ENTRIES
+}
+
+/// The jump cache's entry of an address.
+#[inline]
+pub const fn jump_index(target: u64) -> usize {
+    (target / 2) as usize % JUMP_ENTRIES
+}
+
+impl TlbEntry {
+    /// A page that maps to another entry, so that no address can match it in this one.
+    pub const fn no_page(index: usize) -> u64 {
+        ((index ^ 1) as u64) * PAGE_SIZE
+    }
+}
+
+/// Whether and where entries stem from pages larger than a base page.
+#[derive(Clone, Copy)]
+struct Span(i64, i64);
+
+impl Span {
+    const EMPTY: Self = Self(i64::MAX, i64::MIN);
+
+    fn add(&mut self, address: u64, size: u64) {
+        let first = address & !(size - 1);
+        *self = Self(self.0.min(first as i64), self.1.max((first + (size - 1)) as i64));
+    }
+
+    fn contains(&self, address: u64) -> bool {
+        (self.0..=self.1).contains(&(address as i64))
+    }
+}
+
+/// Which accesses share translations of data.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DataKey {
+    /// Without translation: M-mode, or `satp.MODE` Bare.
+    Physical(bool),
+    /// U-mode in an address space.
+    User(u16, bool),
+    /// S-mode without access to user pages.
+    Supervisor(bool),
+    /// S-mode with access to user pages (SUM).
+    SupervisorAndUser(u16, bool),
+}
+
+/// Which fetches share jump targets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CodeKey {
+    /// Without translation; M-mode or not, since PMP tells them apart.
+    Physical(bool),
+    /// U-mode in an address space.
+    User(u16),
+    /// S-mode.
+    Supervisor,
+}
+
+/// The keys of a context.
+pub fn keys(context: &TranslationContext) -> (DataKey, CodeKey) {
+    let data = match (context.data, context.asid) {
+        (Privilege::Machine, _) => DataKey::Physical(true),
+        (_, None) => DataKey::Physical(false),
+        (Privilege::User, Some(asid)) => DataKey::User(asid, context.mxr),
+        (Privilege::Supervisor, Some(asid)) if context.sum => DataKey::SupervisorAndUser(asid, context.mxr),
+        (Privilege::Supervisor, Some(_)) => DataKey::Supervisor(context.mxr),
+    };
+    let code = match (context.fetch, context.asid) {
+        (Privilege::Machine, _) => CodeKey::Physical(true),
+        (_, None) => CodeKey::Physical(false),
+        (Privilege::User, Some(asid)) => CodeKey::User(asid),
+        (Privilege::Supervisor, Some(_)) => CodeKey::Supervisor,
+    };
+    (data, code)
+}
+
+/// Translations of data in one space.
+pub struct DataSpace {
+    key: DataKey,
+    entries: Box<[TlbEntry; TLB_ENTRIES]>,
+    /// Entries in use, as long as they are few enough to be worth listing.
+    used: Vec<u16>,
+    large: Span,
+    /// The ASID of what isn't global, in the space of all ASIDs.
+    private: Option<u16>,
+    last_use: u64,
+}
+
+/// More used entries than this aren't listed.
+const LISTED: usize = 256;
+
+fn empty_tlb() -> Box<[TlbEntry; TLB_ENTRIES]> {
+    let entries: Vec<_> = (0..TLB_ENTRIES)
+        .map(|index| TlbEntry {
+            load: TlbEntry::no_page(index),
+            store: TlbEntry::no_page(index),
+            addend: 0,
+            physical: u64::MAX,
+        })
+        .collect();
+    entries.try_into().unwrap_or_else(|_| unreachable!("as many as the array has"))
+}
+
+impl DataSpace {
+    fn new(key: DataKey) -> Self {
+        Self { key, entries: empty_tlb(), used: Vec::new(), large: Span::EMPTY, private: None, last_use: 0 }
+    }
+
+    pub fn entries(&mut self) -> *mut TlbEntry {
+        self.entries.as_mut_ptr()
+    }
+
+    /// Sets an entry; `large` is the size of a page larger than a base page.
+    pub fn insert(&mut self, address: u64, entry: TlbEntry, large: Option<u64>) {
+        let index = tlb_index(address);
+        if self.used.len() <= LISTED {
+            self.used.push(index as u16);
+        }
+        if let Some(size) = large {
+            self.large.add(address, size);
+        }
+        self.entries[index] = entry;
+    }
+
+    fn clear_entry(entries: &mut [TlbEntry; TLB_ENTRIES], index: usize) {
+        let entry = &mut entries[index];
+        (entry.load, entry.store) = (TlbEntry::no_page(index), TlbEntry::no_page(index));
+    }
+
+    fn flush(&mut self) {
+        if self.used.len() <= LISTED {
+            for &index in &self.used {
+                Self::clear_entry(&mut self.entries, index.into());
+            }
+        } else {
+            (0..TLB_ENTRIES).for_each(|index| Self::clear_entry(&mut self.entries, index));
+        }
+        self.used.clear();
+        self.large = Span::EMPTY;
+        self.private = None;
+    }
+
+    fn flush_page(&mut self, address: u64) {
+        if self.large.contains(address) {
+            self.flush();
+        } else {
+            Self::clear_entry(&mut self.entries, tlb_index(address));
+        }
+    }
+
+    /// Takes away the right to store to a guest physical page.
+    fn protect(&mut self, physical: u64) {
+        let protect = |entries: &mut [TlbEntry; TLB_ENTRIES], index: usize| {
+            if entries[index].physical == physical {
+                entries[index].store = TlbEntry::no_page(index);
+            }
+        };
+        if self.used.len() <= LISTED {
+            self.used.iter().for_each(|&index| protect(&mut self.entries, index.into()));
+        } else {
+            (0..TLB_ENTRIES).for_each(|index| protect(&mut self.entries, index));
+        }
+    }
+}
+
+/// Jump targets in one space.
+pub struct CodeSpace {
+    key: CodeKey,
+    entries: Box<[JumpEntry; JUMP_ENTRIES]>,
+    /// See [`Frame::mappings`](super::frame::Frame::mappings).
+    pub mappings: u32,
+    /// Pages of code that was reached in this space: virtual and physical.
+    pages: FxHashMap<u64, u64>,
+    /// Where each physical page of code was reached. One that is reached at two places makes links between
+    /// pages unsafe, since they are kept by physical page.
+    places: FxHashMap<u64, u64>,
+    aliased: bool,
+    large: Span,
+    private: Option<u16>,
+    last_use: u64,
+}
+
+impl CodeSpace {
+    fn new(key: CodeKey) -> Self {
+        Self {
+            key,
+            entries: Box::new([NOWHERE; JUMP_ENTRIES]),
+            mappings: 0,
+            pages: FxHashMap::default(),
+            places: FxHashMap::default(),
+            aliased: false,
+            large: Span::EMPTY,
+            private: None,
+            last_use: 0,
+        }
+    }
+
+    pub fn entries(&mut self) -> *mut JumpEntry {
+        self.entries.as_mut_ptr()
+    }
+
+    /// Code that is known for a target.
+    pub fn find(&self, target: u64) -> Option<u64> {
+        let entry = &self.entries[jump_index(target)];
+        (entry.target == target).then_some(entry.code)
+    }
+
+    /// Forgets the code of a target.
+    pub fn forget(&mut self, target: u64) {
+        self.entries[jump_index(target)] = NOWHERE;
+    }
+
+    /// The physical page that a virtual page of code is known to map to.
+    pub fn physical(&self, page: u64) -> Option<u64> {
+        self.pages.get(&page).copied()
+    }
+
+    pub fn insert(&mut self, target: u64, code: u64) {
+        self.entries[jump_index(target)] = JumpEntry { target, code };
+    }
+
+    /// Whether jumps across pages may be linked under `mappings`.
+    pub fn may_link(&self) -> bool {
+        !self.aliased
+    }
+
+    /// Notes that code of a physical page is reached at a virtual page.
+    fn reach(&mut self, page: u64, physical: u64, large: Option<u64>, fresh: &Fresh) {
+        self.pages.insert(page, physical);
+        if let Some(size) = large {
+            self.large.add(page, size);
+        }
+        if *self.places.entry(physical).or_insert(page) != page && !self.aliased {
+            self.aliased = true;
+            self.mappings = fresh.next();
+        }
+    }
+
+    fn flush(&mut self, fresh: &Fresh) {
+        self.entries.fill(NOWHERE);
+        self.mappings = fresh.next();
+        self.pages.clear();
+        self.places.clear();
+        self.aliased = false;
+        self.large = Span::EMPTY;
+        self.private = None;
+    }
+
+    fn flush_page(&mut self, address: u64, fresh: &Fresh) {
+        if self.pages.contains_key(&(address & !(PAGE_SIZE - 1))) || self.large.contains(address) {
+            self.flush(fresh);
+        }
+    }
+}
+
+/// Numbers never used before, for all harts that share code.
+#[derive(Clone, Default)]
+pub struct Fresh(Arc<AtomicU32>);
+
+impl Fresh {
+    /// Zero stands for no mappings at all, and is never given.
+    fn next(&self) -> u32 {
+        loop {
+            let number = self.0.fetch_add(1, Ordering::Relaxed);
+            if number != 0 {
+                return number;
+            }
+        }
+    }
+}
+
+/// All spaces of a hart.
+pub struct Spaces {
+    data: Vec<DataSpace>,
+    code: Vec<CodeSpace>,
+    current_data: usize,
+    current_code: usize,
+    context: Option<TranslationContext>,
+    fresh: Fresh,
+    clock: u64,
+}
+
+impl Spaces {
+    /// No space.
+    pub fn new(fresh: Fresh) -> Self {
+        Self {
+            data: Vec::new(),
+            code: Vec::new(),
+            current_data: 0,
+            current_code: 0,
+            context: None,
+            fresh,
+            clock: 0,
+        }
+    }
+
+    /// Makes the spaces of `context` current. False where they already were.
+    pub fn enter(&mut self, context: TranslationContext) -> bool {
+        if self.context == Some(context) {
+            return false;
+        }
+        self.context = Some(context);
+        self.clock += 1;
+        let (data, code) = keys(&context);
+        self.current_data = self.find_data(data);
+        self.current_code = self.find_code(code);
+        let asid = context.asid;
+        let space = &mut self.data[self.current_data];
+        space.last_use = self.clock;
+        if space.private.is_some() && space.private != asid {
+            space.flush();
+        }
+        let space = &mut self.code[self.current_code];
+        space.last_use = self.clock;
+        if space.private.is_some() && space.private != asid {
+            space.flush(&self.fresh);
+        }
+        true
+    }
+
+    /// Forgets which context is current: the spaces are looked up afresh at the next entry.
+    pub fn leave(&mut self) {
+        self.context = None;
+    }
+
+    fn find_data(&mut self, key: DataKey) -> usize {
+        if let Some(index) = self.data.iter().position(|space| space.key == key) {
+            return index;
+        }
+        if self.data.len() < SPACES {
+            self.data.push(DataSpace::new(key));
+            return self.data.len() - 1;
+        }
+        let oldest = (0..SPACES).min_by_key(|&index| self.data[index].last_use).unwrap_or(0);
+        self.data[oldest].flush();
+        self.data[oldest].key = key;
+        oldest
+    }
+
+    fn find_code(&mut self, key: CodeKey) -> usize {
+        if let Some(index) = self.code.iter().position(|space| space.key == key) {
+            return index;
+        }
+        let index = if self.code.len() < SPACES {
+            self.code.push(CodeSpace::new(key));
+            self.code.len() - 1
+        } else {
+            let oldest = (0..SPACES).min_by_key(|&index| self.code[index].last_use).unwrap_or(0);
+            self.code[oldest].key = key;
+            oldest
+        };
+        self.code[index].flush(&self.fresh);
+        index
+    }
+
+    pub fn data(&mut self) -> &mut DataSpace {
+        &mut self.data[self.current_data]
+    }
+
+    pub fn code(&mut self) -> &mut CodeSpace {
+        &mut self.code[self.current_code]
+    }
+
+    /// Which data space is current, for [`protect_entry`](Self::protect_entry).
+    pub fn data_number(&self) -> usize {
+        self.current_data
+    }
+
+    /// Notes a translation of data that isn't global.
+    pub fn note_private_data(&mut self) {
+        self.data[self.current_data].private = self.context.and_then(|context| context.asid);
+    }
+
+    /// Notes that code is reached through a translation.
+    pub fn reach(&mut self, page: u64, physical: u64, large: Option<u64>, global: bool) {
+        let space = &mut self.code[self.current_code];
+        space.reach(page, physical, large, &self.fresh);
+        if !global {
+            space.private = self.context.and_then(|context| context.asid);
+        }
+    }
+
+    /// `sfence.vma`: forgets the translations of a page (or of all), of an address space (or of all). More is
+    /// forgotten where that is cheaper than finding out.
+    pub fn fence(&mut self, address: Option<u64>, asid: Option<u16>) {
+        let concerns_data = |space: &DataSpace| match (asid, space.key) {
+            (None, _) => true,
+            (_, DataKey::Physical(_)) => false,
+            (Some(asid), DataKey::User(own, _) | DataKey::SupervisorAndUser(own, _)) => asid == own,
+            (Some(asid), DataKey::Supervisor(_)) => space.private == Some(asid),
+        };
+        for space in self.data.iter_mut().filter(|space| concerns_data(space)) {
+            match address {
+                Some(address) => space.flush_page(address),
+                None => space.flush(),
+            }
+        }
+        let concerns_code = |space: &CodeSpace| match (asid, space.key) {
+            (None, _) => true,
+            (_, CodeKey::Physical(_)) => false,
+            (Some(asid), CodeKey::User(own)) => asid == own,
+            (Some(asid), CodeKey::Supervisor) => space.private == Some(asid),
+        };
+        for space in self.code.iter_mut().filter(|space| concerns_code(space)) {
+            match address {
+                Some(address) => space.flush_page(address, &self.fresh),
+                None => space.flush(&self.fresh),
+            }
+        }
+    }
+
+    /// Forgets all code: it has moved.
+    pub fn forget_code(&mut self) {
+        for space in &mut self.code {
+            space.flush(&self.fresh);
+        }
+    }
+
+    /// Takes away the right to store to a guest physical page, wherever it may be mapped.
+    pub fn protect(&mut self, physical: u64) {
+        self.data.iter_mut().for_each(|space| space.protect(physical));
+    }
+
+    /// The same where it is known to be mapped at one place only.
+    pub fn protect_entry(&mut self, space: usize, index: usize, physical: u64) {
+        let space = &mut self.data[space];
+        if space.entries[index].physical == physical {
+            space.entries[index].store = TlbEntry::no_page(index);
+        }
+    }
+}
