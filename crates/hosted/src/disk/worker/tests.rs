@@ -49,7 +49,7 @@ impl Bench {
                 assert_eq!(completion.id, id);
                 return completion.result;
             }
-            self.woken.recv_timeout(Duration::from_secs(10)).expect("no completion");
+            self.woken.recv_timeout(Duration::from_secs(100)).expect("no completion");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::net::{GATEWAY, GUEST, NetOptions, UserNetwork};
 
 const MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 /// Longer than anything on loopback takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The guest's network card.
 pub(super) struct Card {

@@ -129,7 +129,7 @@ fn closed_udp_port_is_reported_unreachable() {
     let start = std::time::Instant::now();
     let mut answer = Vec::new();
     while !guest.card.network.receive(&mut answer) {
-        assert!(start.elapsed().as_secs() < 20);
+        assert!(start.elapsed().as_secs() < 100);
     }
     let packet = Ipv4Packet::new_checked(&answer[14..]).unwrap();
     assert_eq!(packet.next_header(), IpProtocol::Icmp);
