@@ -1,8 +1,11 @@
 //! Rvisor's own chores, run as `cargo xtask …`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod console;
+mod machines;
 mod measure;
+mod statistics;
 
 use clap::{Parser, Subcommand};
 
@@ -16,12 +19,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Run jobs in Rvisor, in QEMU and on this computer by turns, and print how long they take
+    Bench(bench::Bench),
     /// Boot the image `debian` in Rvisor and in QEMU by turns, and print times and memory as a table
     Measure(measure::Measure),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().chore {
+        Chore::Bench(options) => bench::bench(&options),
         Chore::Measure(options) => measure::measure(&options),
     }
 }

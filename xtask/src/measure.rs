@@ -1,15 +1,15 @@
 //! `cargo xtask measure`: the same kernel, initrd, disk and commands in Rvisor and in QEMU, by turns.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
-use rvisor_hosted::disk::{Format, create_overlay};
-use rvisor_images::{Image, Store};
+use rvisor_images::Store;
 
 use crate::console::Console;
+use crate::machines::{self, Shape};
+use crate::statistics;
 
 #[derive(Args)]
 pub struct Measure {
@@ -39,11 +39,12 @@ pub fn measure(options: &Measure) -> anyhow::Result<()> {
     let store = Store::open_default()?;
     let image = store.get("debian").context("pull it first: cargo run --release -- pull debian")?;
     let directory = tempfile::tempdir()?;
+    let shape = Shape { cpus: options.cpus, network: true, second_disk: None };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
         eprintln!("round {} of {}", round + 1, options.rounds);
-        ours.push(one(rvisor(&image, directory.path(), options.cpus)?)?);
-        theirs.push(one(qemu(&image, directory.path(), options.cpus)?)?);
+        ours.push(one(machines::rvisor(&image, directory.path(), &shape)?)?);
+        theirs.push(one(machines::qemu(&image, directory.path(), &shape, "rv64")?)?);
     }
     let rows = ["start to login prompt, s"]
         .into_iter()
@@ -59,9 +60,8 @@ pub fn measure(options: &Measure) -> anyhow::Result<()> {
 }
 
 fn median(figures: &[Figures], row: usize) -> f64 {
-    let mut column: Vec<f64> = figures.iter().map(|figures| figures[row]).collect();
-    column.sort_by(f64::total_cmp);
-    column[column.len() / 2]
+    let column: Vec<f64> = figures.iter().map(|figures| figures[row]).collect();
+    statistics::median(&column).unwrap_or(f64::NAN)
 }
 
 /// Boots to the login prompt, runs the jobs, and ends the machine.
@@ -82,50 +82,4 @@ fn one(command: Command) -> anyhow::Result<Figures> {
     figures.push(console.overhead() as f64 / f64::from(1 << 20));
     console.send("poweroff\n")?;
     Ok(figures)
-}
-
-fn command_line(image: &Image) -> String {
-    // Debian's own initrd: the root device is named as its boot loader would.
-    image.manifest.append.clone()
-}
-
-fn overlay(image: &Image, directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let path = directory.join(name);
-    if path.exists() {
-        std::fs::remove_file(&path)?;
-    }
-    let base = image.disk.as_ref().context("the image has no disk")?;
-    create_overlay(&path, base, Some(Format::Raw))?;
-    Ok(path)
-}
-
-fn initrd(image: &Image) -> anyhow::Result<&Path> {
-    image.initrd.as_deref().context("the image has no initrd of its own")
-}
-
-fn rvisor(image: &Image, directory: &Path, cpus: u32) -> anyhow::Result<Command> {
-    let program = std::env::current_exe()?.with_file_name("rvisor");
-    if !program.exists() {
-        bail!("build Rvisor first: cargo build --release");
-    }
-    let mut command = Command::new(program);
-    command.args(["boot", "--memory", "1G", "--cpus", &cpus.to_string()]);
-    command.arg("--kernel").arg(&image.kernel).arg("--initrd").arg(initrd(image)?);
-    command.arg("--append").arg(command_line(image));
-    command.arg("--disk").arg(overlay(image, directory, "rvisor.qcow2")?);
-    Ok(command)
-}
-
-fn qemu(image: &Image, directory: &Path, cpus: u32) -> anyhow::Result<Command> {
-    let disk = overlay(image, directory, "qemu.qcow2")?;
-    let mut command = Command::new("qemu-system-riscv64");
-    command.args(["-nographic", "-accel", "tcg,thread=multi", "-smp", &cpus.to_string()]);
-    command.args(["-M", "virt,memory-backend=ram", "-m", "1G"]);
-    command.args(["-object", "memory-backend-memfd,id=ram,size=1G,share=on"]);
-    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(initrd(image)?);
-    command.arg("-append").arg(command_line(image));
-    command.arg("-drive").arg(format!("file={},format=qcow2,if=none,id=disk", disk.display()));
-    command.args(["-device", "virtio-blk-device,drive=disk"]);
-    command.args(["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"]);
-    Ok(command)
 }
