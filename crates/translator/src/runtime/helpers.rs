@@ -59,6 +59,7 @@ extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) 
     run.hart.pc = target;
     // Not from the jump cache: that misses, or has code that was removed.
     run.state.spaces.code().forget(target);
+    run.state.profile.lookups += 1;
     run.dispatch(frame)
 }
 
@@ -66,6 +67,7 @@ extern "C" fn link<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, li
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
     frame.relink = RELINK;
+    run.state.profile.links += 1;
     run.hart.pc = target;
     match run.find_block(target) {
         Ok(Some((block, code))) => {
@@ -90,6 +92,7 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
     run.take_flags(frame);
     let bits = bits as u32;
     let Some(instruction) = decode(bits) else { return 0 };
+    run.state.profile.count(instruction.op);
     for register in [instruction.rs1, instruction.rs2, instruction.rd] {
         run.hart.x[usize::from(register)] = frame.x(register);
     }
@@ -109,6 +112,7 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
 extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
+    run.state.profile.odd += 1;
     run.arrive(frame, Site::from_bits(site as u32));
     run.step(frame);
     frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
@@ -118,13 +122,16 @@ extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u
 extern "C" fn interpret<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    run.interpret(frame, Site::from_bits(site as u32))
+    let site = Site::from_bits(site as u32);
+    run.count_interpreted(frame.page + site.offset());
+    run.interpret(frame, site)
 }
 
 extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
     let site = Site::from_bits(site as u32);
+    run.state.profile.atomic_misses += 1;
     let access = if site.is_signed() { Access::Load } else { Access::Store };
     if address.is_multiple_of(site.bytes()) {
         // For the next time; what it fails with, the interpreter will find as well.
@@ -138,6 +145,7 @@ extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, s
     let (frame, run) = unsafe { context::<M>(frame) };
     let site = Site::from_bits(site as u32);
     let bytes = site.bytes();
+    run.state.profile.load_misses += 1;
     if address % PAGE_SIZE > PAGE_SIZE - bytes {
         return run.interpret_load(frame, site);
     }
@@ -168,6 +176,7 @@ extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, 
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
     let site = Site::from_bits(site as u32);
+    run.state.profile.store_misses += 1;
     if address % PAGE_SIZE > PAGE_SIZE - site.bytes() {
         return run.interpret(frame, site);
     }
@@ -226,8 +235,17 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         }
     }
 
+    fn count_interpreted(&mut self, pc: u64) {
+        let Some(physical) = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) else { return };
+        let at = rvisor_waist::GuestPhysical(physical + pc % PAGE_SIZE);
+        if let Some(instruction) = rvisor_waist::GuestMemory::load::<u32>(self.vm.memory(), at).ok().and_then(decode) {
+            self.state.profile.count(instruction.op);
+        }
+    }
+
     fn trap(&mut self, frame: &mut Frame, site: Site, trap: Trap) -> Finished {
         self.arrive(frame, site);
+        self.state.profile.traps += 1;
         self.hart.take_trap(trap);
         Finished::LEAVE
     }

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod code_memory;
 pub mod frame;
 pub mod helpers;
+pub mod profile;
 pub mod run;
 pub mod shared;
 pub mod site;

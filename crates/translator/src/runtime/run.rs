@@ -11,6 +11,7 @@ use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_S
 
 use crate::runtime::cache::{BlockId, PageBytes};
 use crate::runtime::frame::{Frame, Stack};
+use crate::runtime::profile::Profile;
 use crate::runtime::shared::Shared;
 use crate::runtime::space::Spaces;
 
@@ -49,6 +50,13 @@ pub(super) struct State {
     generation: u64,
     /// The cache is full.
     pub is_full: bool,
+    pub profile: Profile,
+}
+
+impl Drop for Translator {
+    fn drop(&mut self) {
+        log::info!("hart {}:\n{}{:#?}", self.state.hart_index, self.state.profile, self.shared.cache().counts);
+    }
 }
 
 /// The one place where stores to a page are let through.
@@ -90,6 +98,7 @@ impl Translator {
             epoch: 0,
             generation: 0,
             is_full: false,
+            profile: Profile::default(),
         };
         Ok(Self { shared: Arc::clone(shared), stack: Stack::new()?, state })
     }
@@ -163,6 +172,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                     context.budget = slice as i32;
                     context.pc = 1;
                     self.base = start.wrapping_add(slice);
+                    self.state.profile.entries += 1;
                     enter(frame, code);
                     // SAFETY: translated code has left.
                     let frame = unsafe { &mut *frame };
