@@ -78,6 +78,12 @@ impl Hart {
         PRIORITY.into_iter().find(|interrupt| first & interrupt.bit() != 0)
     }
 
+    /// Whether an interrupt that is enabled in `mie` is pending, by the last look at the timer: after an
+    /// attempt to take it, one that is held back by privilege or by the global enables.
+    pub fn is_interrupt_held_back<E: Environment>(&mut self, env: &E) -> bool {
+        self.pending_as_seen(env, self.csr.mie) != 0
+    }
+
     /// The interrupts that would trap now if they were pending: to M-mode, and to S-mode.
     fn enabled_interrupts(&self) -> (u64, u64) {
         let csr = &self.csr;

@@ -162,6 +162,51 @@ impl Pte {
     }
 }
 
+/// Remembers the last level's page table of some regions, so that most walks are one step long. Holds until the
+/// next fence (Privileged ISA, "Supervisor Memory-Management Fence Instruction").
+pub(crate) struct TableCache([KnownTable; TableCache::ENTRIES]);
+
+#[derive(Clone, Copy)]
+struct KnownTable {
+    /// Virtual address of the region, and the `satp` and the count of fences at which the table was found.
+    region: u64,
+    satp: u64,
+    fences: u64,
+    table: GuestPhysical,
+    /// Whether a pointer to the table is global.
+    global: bool,
+}
+
+impl TableCache {
+    const ENTRIES: usize = 64;
+    /// Bits of the address inside what one table of the last level maps.
+    const REGION_BITS: u32 = 21;
+
+    pub(crate) const fn new() -> Self {
+        let none = KnownTable { region: 1, satp: 0, fences: 0, table: GuestPhysical(0), global: false };
+        Self([none; Self::ENTRIES])
+    }
+
+    const fn region(address: u64) -> u64 {
+        address >> Self::REGION_BITS << Self::REGION_BITS
+    }
+
+    const fn index(address: u64) -> usize {
+        (address >> Self::REGION_BITS) as usize % Self::ENTRIES
+    }
+
+    fn find(&self, address: u64, satp: u64, fences: u64) -> Option<(GuestPhysical, bool)> {
+        let known = &self.0[Self::index(address)];
+        (known.region == Self::region(address) && known.satp == satp && known.fences == fences)
+            .then_some((known.table, known.global))
+    }
+
+    fn add(&mut self, address: u64, satp: u64, fences: u64, table: GuestPhysical, global: bool) {
+        self.0[Self::index(address)] =
+            KnownTable { region: Self::region(address), satp, fences, table, global };
+    }
+}
+
 /// A mapping that a walk found.
 struct Leaf {
     pte: Pte,
@@ -237,7 +282,7 @@ impl Hart {
 
     /// Where the page tables map an address.
     fn map<M: GuestMemory>(
-        &self,
+        &mut self,
         memory: &M,
         address: GuestVirtual,
         access: Access,
@@ -280,7 +325,7 @@ impl Hart {
 
     /// Follows the page tables to the PTE that maps an address.
     fn walk<M: GuestMemory>(
-        &self,
+        &mut self,
         memory: &M,
         address: GuestVirtual,
         mode: TranslationMode,
@@ -291,9 +336,11 @@ impl Hart {
             return Err(Fault::Page);
         }
         let memory_types = self.csr.menvcfg & envcfg::PBMTE != 0;
-        let mut table = GuestPhysical((self.csr.satp & satp::PPN) * PAGE_SIZE);
-        let mut global = false;
-        for level in (0..levels).rev() {
+        let (root, fences) = (self.csr.satp, self.tlb.fences);
+        let known = self.tables.find(address.0, root, fences);
+        let start = if known.is_some() { 1 } else { levels };
+        let (mut table, mut global) = known.unwrap_or((GuestPhysical((root & satp::PPN) * PAGE_SIZE), false));
+        for level in (0..start).rev() {
             let index = address.0 >> (12 + 9 * level) & 0x1ff;
             let entry = table.offset(8 * index);
             self.check_table_access(entry, Access::Load)?;
@@ -306,6 +353,9 @@ impl Hart {
                 return Ok(Leaf { pte, address: entry, level, global });
             }
             table = GuestPhysical(pte.ppn() * PAGE_SIZE);
+            if level == 1 {
+                self.tables.add(address.0, root, fences, table, global);
+            }
         }
         Err(Fault::Page)
     }

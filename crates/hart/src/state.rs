@@ -7,7 +7,7 @@ use rvisor_waist::{AtomicWidth, GuestPhysical};
 
 use crate::csr::Csrs;
 use crate::interpreter::Interpreter;
-use crate::mmu::TranslationMode;
+use crate::mmu::{TableCache, TranslationMode};
 use crate::tlb::Tlb;
 
 /// What kind of hart it is; fixed for its life.
@@ -60,6 +60,7 @@ pub struct Hart {
     pub reservation: Option<Reservation>,
     pub(crate) config: Config,
     pub(crate) tlb: Tlb,
+    pub(crate) tables: TableCache,
     /// Whether the supervisor timer was pending at the last look.
     pub(crate) timer_seen: bool,
     /// Counts `fence.i`.
@@ -82,6 +83,7 @@ impl Hart {
             reservation: None,
             config,
             tlb: Tlb::new(),
+            tables: TableCache::new(),
             timer_seen: false,
             code_epoch: 0,
             interpreter: None,

@@ -89,6 +89,8 @@ pub struct Tlb {
     large_pages: Span,
     large_global_pages: Span,
     log: FenceLog,
+    /// Counts fences, for whatever else caches translations.
+    pub fences: u64,
 }
 
 /// What was fenced since an engine with translations of its own looked last.
@@ -151,6 +153,7 @@ impl Tlb {
             large_pages: Span::EMPTY,
             large_global_pages: Span::EMPTY,
             log: FenceLog { everything: true, fences: Vec::new() },
+            fences: 0,
         }
     }
 
@@ -276,6 +279,7 @@ impl Tlb {
     /// global mappings).
     pub fn flush(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
         self.log.add(address, asid);
+        self.fences += 1;
         match (address, asid) {
             (None, None) => self.flush_all(),
             (None, Some(asid)) => {

@@ -5,6 +5,7 @@
 
 use rvisor_isa::{Instruction, Op, decode};
 
+use crate::backend::x64::system;
 use crate::ir::{End, Node, Offset, Superblock};
 
 /// Most instructions of a superblock.
@@ -14,7 +15,7 @@ const PAGE: Offset = 4096;
 
 /// The bytes of a page of guest code.
 pub trait Source {
-    /// The halfword at an even offset below 4096.
+    /// The halfword at an even offset, 0 to 4094.
     fn half(&self, offset: Offset) -> u16;
 }
 
@@ -24,6 +25,9 @@ pub fn superblock(source: &impl Source, entry: Offset) -> Superblock {
     let mut offset = entry;
     let end = loop {
         if nodes.len() == MOST_NODES || !(0..PAGE).contains(&offset) {
+            break End::Fall(offset);
+        }
+        if offset == LAST && offset != entry && reaches_over(source) {
             break End::Fall(offset);
         }
         let Some((instruction, bits)) = fetch(source, offset) else { break End::Interpret(offset) };
@@ -47,7 +51,28 @@ pub fn superblock(source: &impl Source, entry: Offset) -> Superblock {
             Follow::End(end) => break end,
         }
     };
-    Superblock { entry, nodes, end }
+    Superblock { entry, nodes, end, last_reaches_over: reaches_over(source) }
+}
+
+/// The last halfword of a page.
+pub const LAST: Offset = PAGE - 2;
+
+/// Whether the instruction at the page's last halfword, if there is one, has its other half in the next page.
+pub fn reaches_over(source: &impl Source) -> bool {
+    source.half(LAST) & 3 == 3
+}
+
+/// The superblock of the instruction that stands across the page's end, given its encoding; `None` where it
+/// isn't one.
+pub fn across(bits: u32) -> Option<Superblock> {
+    let instruction = decode(bits)?;
+    let node = Node { instruction, bits, offset: LAST };
+    let end = match follow(&node, None) {
+        Follow::Next => End::Fall(node.next()),
+        Follow::Goto(target) => End::Fall(target),
+        Follow::End(end) => end,
+    };
+    Some(Superblock { entry: LAST, nodes: vec![node], end, last_reaches_over: true })
 }
 
 fn fetch(source: &impl Source, offset: Offset) -> Option<(Instruction, u32)> {
@@ -98,6 +123,11 @@ fn follow(node: &Node, address: Option<Offset>) -> Follow {
             Some(target) if target & 1 == 0 => Follow::End(End::Call(target)),
             _ => Follow::End(End::Indirect),
         },
+        Op::Csrrw | Op::Csrrs | Op::Csrrc | Op::Csrrwi | Op::Csrrsi | Op::Csrrci
+            if system::simple(&node.instruction).is_some() =>
+        {
+            Follow::Next
+        }
         Op::Csrrw
         | Op::Csrrs
         | Op::Csrrc

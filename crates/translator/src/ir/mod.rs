@@ -54,6 +54,9 @@ pub struct Superblock {
     pub nodes: Vec<Node>,
     /// What follows the last one.
     pub end: End,
+    /// Whether the instruction at the page's last halfword reaches into the next page: jumps to it depend on
+    /// where that page is.
+    pub last_reaches_over: bool,
 }
 
 impl fmt::Display for Superblock {

@@ -12,7 +12,7 @@ use rvisor_waist::PAGE_SIZE;
 use crate::backend::x64::assembler::Assembler;
 use crate::backend::x64::lower::{Features, lower};
 use crate::backend::x64::thunks::{self, Helpers, Thunks};
-use crate::frontend::{Source, superblock};
+use crate::frontend::{LAST, Source, across, superblock};
 use crate::ir::{Offset, Superblock};
 use crate::runtime::code_memory::CodeMemory;
 
@@ -37,12 +37,24 @@ struct Block {
     physical: u64,
     code: u64,
     length: u32,
-    /// Which bytes of the page it was made from.
-    ranges: Vec<Range<u16>>,
-    source: Box<[u8]>,
+    /// What it was made from: pages, and the bytes in them.
+    pieces: Vec<Piece>,
     /// Links that lead here.
     incoming: Vec<u32>,
     is_dead: bool,
+}
+
+/// Guest code that a block was made from.
+struct Piece {
+    page: u64,
+    range: Range<u16>,
+    bytes: Box<[u8]>,
+}
+
+impl Piece {
+    fn is_current(&self, bytes: &PageBytes) -> bool {
+        *self.bytes == bytes.0[usize::from(self.range.start)..usize::from(self.range.end)]
+    }
 }
 
 /// A jump that is linked to its target's code once that is known.
@@ -81,6 +93,8 @@ pub struct CodeCache {
     blocks: Vec<Block>,
     links: Vec<Link>,
     by_address: FxHashMap<u64, BlockId>,
+    /// Blocks of instructions across page ends, by both pages.
+    across: FxHashMap<(u64, u64), BlockId>,
     by_page: FxHashMap<u64, Vec<BlockId>>,
     /// Counts since the start.
     pub counts: CacheCounts,
@@ -105,6 +119,7 @@ impl CodeCache {
             blocks: Vec::new(),
             links: Vec::new(),
             by_address: FxHashMap::default(),
+            across: FxHashMap::default(),
             by_page: FxHashMap::default(),
             counts: CacheCounts::default(),
         })
@@ -136,10 +151,40 @@ impl CodeCache {
     /// Translates the superblock at `entry` of the guest physical page `page`, which holds `bytes`.
     pub fn translate(&mut self, page: u64, entry: Offset, bytes: &PageBytes) -> BlockId {
         let block = superblock(bytes, entry);
+        let piece = |range: Range<u16>| {
+            let bytes = &bytes.0[usize::from(range.start)..usize::from(range.end)];
+            Piece { page, bytes: bytes.into(), range }
+        };
+        let pieces = ranges(&block).into_iter().map(piece).collect();
+        let id = self.add(page, &block, pieces);
+        self.by_address.insert(page + entry as u64, id);
+        id
+    }
+
+    /// The block of the instruction across the end of `page`, whose other half is in the page `next`.
+    pub fn find_across(&self, page: u64, next: u64) -> Option<BlockId> {
+        self.across.get(&(page, next)).copied()
+    }
+
+    /// Translates the instruction across the end of `page`; `None` where it is for the interpreter.
+    pub fn translate_across(&mut self, page: u64, next: u64, low: u16, high: u16) -> Option<BlockId> {
+        let block = across(u32::from(low) | u32::from(high) << 16)?;
+        let piece = |page, start, half: u16| Piece {
+            page,
+            range: start..start + 2,
+            bytes: half.to_le_bytes().into(),
+        };
+        let pieces = vec![piece(page, LAST as u16, low), piece(next, 0, high)];
+        let id = self.add(page, &block, pieces);
+        self.across.insert((page, next), id);
+        Some(id)
+    }
+
+    fn add(&mut self, page: u64, block: &Superblock, pieces: Vec<Piece>) -> BlockId {
         let base = self.memory.next();
         self.asm.start(base);
         let first_link = self.links.len() as u32;
-        let lowered = lower(&mut self.asm, &self.thunks, self.features, &block, first_link);
+        let lowered = lower(&mut self.asm, &self.thunks, self.features, block, first_link);
         let code = self.asm.finish();
         let appended = self.memory.append(code);
         assert!(appended, "the caller made room");
@@ -155,8 +200,22 @@ impl CodeCache {
         self.counts.blocks += 1;
         self.counts.instructions += block.nodes.len() as u64;
         self.counts.bytes += u64::from(length);
-        let id = self.add(page, &block, base + u64::from(lowered.start), length, bytes);
-        log::trace!("block {:#x}:\n{block}", page + entry as u64);
+        let id = self.blocks.len() as BlockId;
+        log::trace!("block {id} at {:#x}:\n{block}", page + block.entry as u64);
+        for piece in &pieces {
+            let ids = self.by_page.entry(piece.page).or_default();
+            if ids.last() != Some(&id) {
+                ids.push(id);
+            }
+        }
+        self.blocks.push(Block {
+            physical: page + block.entry as u64,
+            code: base + u64::from(lowered.start),
+            length,
+            pieces,
+            incoming: Vec::new(),
+            is_dead: false,
+        });
         // Jumps inside the page whose targets are known need not wait to be taken.
         for (number, patch) in (first_link..).zip(&lowered.patches) {
             if patch.mappings.is_none()
@@ -165,28 +224,6 @@ impl CodeCache {
                 self.link(number, target, 0);
             }
         }
-        id
-    }
-
-    fn add(&mut self, page: u64, block: &Superblock, code: u64, length: u32, bytes: &PageBytes) -> BlockId {
-        let id = self.blocks.len() as BlockId;
-        let ranges = ranges(block);
-        let source = ranges
-            .iter()
-            .flat_map(|range| &bytes.0[usize::from(range.start)..usize::from(range.end)])
-            .copied();
-        let physical = page + block.entry as u64;
-        self.blocks.push(Block {
-            physical,
-            code,
-            length,
-            source: source.collect(),
-            ranges,
-            incoming: Vec::new(),
-            is_dead: false,
-        });
-        self.by_address.insert(physical, id);
-        self.by_page.entry(page).or_default().push(id);
         id
     }
 
@@ -219,23 +256,14 @@ impl CodeCache {
 
     /// Removes the blocks of a page that weren't made from `bytes`. Whether any is left.
     pub fn validate(&mut self, page: u64, bytes: &PageBytes) -> bool {
-        let Some(ids) = self.by_page.get_mut(&page) else { return false };
-        let blocks = &self.blocks;
-        let (current, stale): (Vec<_>, Vec<_>) = ids.iter().partition(|&&id| {
-            let block = &blocks[id as usize];
-            let now = block
-                .ranges
-                .iter()
-                .flat_map(|range| &bytes.0[usize::from(range.start)..usize::from(range.end)]);
-            block.source.iter().eq(now)
-        });
-        *ids = current;
-        let is_left = !ids.is_empty();
-        if !is_left {
-            self.by_page.remove(&page);
-        }
+        let Some(ids) = self.by_page.get(&page) else { return false };
+        let is_stale = |&id: &BlockId| {
+            let pieces = &self.blocks[id as usize].pieces;
+            pieces.iter().any(|piece| piece.page == page && !piece.is_current(bytes))
+        };
+        let stale: Vec<_> = ids.iter().copied().filter(is_stale).collect();
         stale.into_iter().for_each(|id| self.remove(id));
-        is_left
+        !self.is_empty(page)
     }
 
     fn remove(&mut self, id: BlockId) {
@@ -243,10 +271,23 @@ impl CodeCache {
         block.is_dead = true;
         self.counts.removed += 1;
         let incoming = std::mem::take(&mut block.incoming);
-        block.source = Box::default();
-        block.ranges = Vec::new();
+        let pieces = std::mem::take(&mut block.pieces);
+        for piece in &pieces {
+            if let Some(ids) = self.by_page.get_mut(&piece.page) {
+                ids.retain(|&other| other != id);
+                if ids.is_empty() {
+                    self.by_page.remove(&piece.page);
+                }
+            }
+        }
         if self.by_address.get(&block.physical) == Some(&id) {
             self.by_address.remove(&block.physical);
+        }
+        if let [first, second] = &pieces[..] {
+            let key = (first.page, second.page);
+            if self.across.get(&key) == Some(&id) {
+                self.across.remove(&key);
+            }
         }
         // Whoever still holds its address finds the way to the monitor there.
         let [a, b, c, d] = (self.thunks.dead.wrapping_sub(block.code + 5) as u32).to_le_bytes();
@@ -269,6 +310,7 @@ impl CodeCache {
         self.blocks.clear();
         self.links.clear();
         self.by_address.clear();
+        self.across.clear();
         self.by_page.clear();
         self.counts.flushes += 1;
     }

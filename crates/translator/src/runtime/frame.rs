@@ -9,6 +9,7 @@ use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use rvisor_hart::Csrs;
 
 use crate::runtime::space::{JumpEntry, TlbEntry};
 
@@ -46,6 +47,14 @@ pub struct Frame {
     /// Whether floating-point instructions may be executed on the host's unit: `mstatus.FS` is Dirty, and
     /// the host has the rounding mode.
     pub float_ready: u8,
+    /// Whether `cbo.zero` may be executed.
+    pub zero_ready: u8,
+    /// Whether the hart is in S-mode.
+    pub is_supervisor: u8,
+    /// Whether an interrupt is pending that a bit of `sstatus` holds back.
+    pub is_held_back: u8,
+    /// The hart's CSRs.
+    pub csr: *mut Csrs,
     /// The jump cache of the current address space.
     pub jumps: *mut JumpEntry,
     /// The translation cache of the current address space.

@@ -113,9 +113,12 @@ extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
     run.state.profile.odd += 1;
+    run.count_interpreted(frame.page + Site::from_bits(site as u32).offset());
     run.arrive(frame, Site::from_bits(site as u32));
     run.step(frame);
     frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
+    let vm = run.vm;
+    run.hart.take_interrupt_as_seen(&vm.environment(&vm.harts()[run.state.hart_index]));
     run.dispatch_changed(frame)
 }
 
@@ -238,7 +241,9 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
     fn count_interpreted(&mut self, pc: u64) {
         let Some(physical) = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) else { return };
         let at = rvisor_waist::GuestPhysical(physical + pc % PAGE_SIZE);
-        if let Some(instruction) = rvisor_waist::GuestMemory::load::<u32>(self.vm.memory(), at).ok().and_then(decode) {
+        if let Some(instruction) =
+            rvisor_waist::GuestMemory::load::<u32>(self.vm.memory(), at).ok().and_then(decode)
+        {
             self.state.profile.count(instruction.op);
         }
     }

@@ -4,7 +4,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rvisor_hart::{Access, Environment, Exit, Hart, Reservation, Trap};
+use rvisor_hart::{Access, CacheBlock, Environment, Exit, Hart, Reservation, Trap};
+use rvisor_isa::Privilege;
 use rvisor_isa::csr::mstatus;
 use rvisor_machine::{Engine, VirtualHart, Vm};
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
@@ -17,6 +18,9 @@ use crate::runtime::space::Spaces;
 
 /// Instructions between two looks at the environment: some microseconds.
 const SLICE: u64 = 8192;
+
+/// Offset of the last halfword of a page.
+const LAST: u64 = PAGE_SIZE - 2;
 
 /// Failed jumps across pages between two attempts to link one again.
 pub const RELINK: i32 = 64;
@@ -55,7 +59,12 @@ pub(super) struct State {
 
 impl Drop for Translator {
     fn drop(&mut self) {
-        log::info!("hart {}:\n{}{:#?}", self.state.hart_index, self.state.profile, self.shared.cache().counts);
+        log::info!(
+            "hart {}:\n{}{:#?}",
+            self.state.hart_index,
+            self.state.profile,
+            self.shared.cache().counts
+        );
     }
 }
 
@@ -221,6 +230,11 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         frame.tlb = spaces.data().entries();
         frame.jumps = spaces.code().entries();
         frame.mappings = spaces.code().mappings;
+        frame.zero_ready = u8::from(self.hart.check_cache_block(CacheBlock::Zero).is_ok());
+        frame.is_supervisor = u8::from(self.hart.privilege == Privilege::Supervisor);
+        let env = self.vm.environment(&self.vm.harts()[self.state.hart_index]);
+        frame.is_held_back = u8::from(self.hart.is_interrupt_held_back(&env));
+        frame.csr = std::ptr::from_mut(&mut self.hart.csr);
         self.refresh_float(frame);
     }
 
@@ -285,6 +299,12 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                 None => return Ok(None),
             },
         };
+        if pc % PAGE_SIZE == LAST {
+            let low: u16 = self.vm.memory().load(GuestPhysical(physical + LAST)).unwrap_or(0);
+            if low & 3 == 3 {
+                return self.find_across(pc, physical);
+            }
+        }
         let address = physical + pc % PAGE_SIZE;
         let shared = Arc::clone(&self.state.shared);
         let mut cache = shared.cache();
@@ -299,6 +319,44 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                     self.watch(physical);
                 }
                 cache.translate(physical, (pc % PAGE_SIZE) as i32, &read_page(self.vm.memory(), physical))
+            }
+        };
+        let code = cache.code(block);
+        drop(cache);
+        self.state.spaces.code().insert(pc, code);
+        Ok(Some((block, code)))
+    }
+
+    /// The block of an instruction across the end of a page.
+    fn find_across(&mut self, pc: u64, physical: u64) -> Result<Option<(BlockId, u64)>, Trap> {
+        let next_page = pc.wrapping_add(2);
+        let next = match self.state.spaces.code().physical(next_page) {
+            Some(next) => next,
+            None => match self.reach(next_page)? {
+                Some(next) => next,
+                None => return Ok(None),
+            },
+        };
+        let shared = Arc::clone(&self.state.shared);
+        let mut cache = shared.cache();
+        let block = match cache.find_across(physical, next) {
+            Some(block) => block,
+            None => {
+                if !cache.has_room() {
+                    self.state.is_full = true;
+                    return Ok(None);
+                }
+                for page in [physical, next] {
+                    if cache.is_empty(page) {
+                        self.watch(page);
+                    }
+                }
+                let half = |page: u64| self.vm.memory().load::<u16>(GuestPhysical(page)).unwrap_or(0);
+                let (low, high) = (half(physical + LAST), half(next));
+                match cache.translate_across(physical, next, low, high) {
+                    Some(block) => block,
+                    None => return Ok(None),
+                }
             }
         };
         let code = cache.code(block);

@@ -17,7 +17,9 @@ use rvisor_waist::PAGE_SIZE;
 /// Entries of a space's TLB.
 pub const TLB_ENTRIES: usize = 2048;
 /// Entries of a space's jump cache.
-pub const JUMP_ENTRIES: usize = 2048;
+pub const JUMP_ENTRIES: usize = 4096;
+/// Bits by which the jump cache's index is folded: code of other pages shall not meet at the same offset.
+pub const JUMP_FOLD: u8 = 11;
 /// Spaces of each kind that a hart keeps.
 const SPACES: usize = 48;
 
@@ -61,7 +63,7 @@ pub const fn tlb_index(address: u64) -> usize {
 /// The jump cache's entry of an address.
 #[inline]
 pub const fn jump_index(target: u64) -> usize {
-    (target / 2) as usize % JUMP_ENTRIES
+    ((target ^ (target as u32 >> JUMP_FOLD) as u64) / 2) as usize % JUMP_ENTRIES
 }
 
 impl TlbEntry {

@@ -661,6 +661,12 @@ impl Assembler {
         self.instruction(prefix, size.w(), &[0x0f, opcode], reg.0, rm.into(), false);
     }
 
+    /// Carry-less product of the low halves (PCLMULQDQ).
+    pub fn pclmul(&mut self, dst: Xmm, src: Xmm) {
+        self.instruction(Prefix::P66, 0, &[0x0f, 0x3a, 0x44], dst.0, src.into(), false);
+        self.byte(0);
+    }
+
     /// Low 64 bits of a vector register from memory; the rest becomes zero.
     pub fn movq_load(&mut self, dst: Xmm, src: Mem) {
         self.sse(Prefix::F3, 0x7e, dst, src);

@@ -11,9 +11,10 @@ use rvisor_isa::{Instruction, Op};
 use super::assembler::*;
 use super::lower::{ColdKind, Lowering, Patch};
 use super::registers::{Place, place};
+use crate::frontend::LAST;
 use crate::ir::{End, Offset};
 use crate::runtime::frame::Frame;
-use crate::runtime::space::JUMP_ENTRIES;
+use crate::runtime::space::{JUMP_ENTRIES, JUMP_FOLD};
 
 pub(super) const PAGE: i32 = offset_of!(Frame, page) as i32;
 pub(super) const MAPPINGS: i32 = offset_of!(Frame, mappings) as i32;
@@ -49,7 +50,8 @@ impl Lowering<'_> {
     /// Charges instructions and goes on at an offset.
     pub(super) fn goto(&mut self, target: Offset, charge: u32) {
         self.charge(target, charge);
-        if is_in_page(target) { self.goto_near(target) } else { self.goto_far(target) }
+        let depends_on_next = self.last_reaches_over && target == LAST && target != self.entry;
+        if is_in_page(target) && !depends_on_next { self.goto_near(target) } else { self.goto_far(target) }
     }
 
     fn charge(&mut self, target: Offset, charge: u32) {
@@ -81,7 +83,9 @@ impl Lowering<'_> {
         self.patches[patch].mappings = Some(self.asm.position() as u32 + 7);
         self.asm.cmp_imm32(Mem::new(RSP, MAPPINGS), 0);
         self.asm.jcc(Cond::NotEqual, stub);
-        self.asm.alu_imm(Alu::Add, Quad, Mem::new(RSP, PAGE), target & !0xfff);
+        if !is_in_page(target) {
+            self.asm.alu_imm(Alu::Add, Quad, Mem::new(RSP, PAGE), target & !0xfff);
+        }
         self.asm.align(4, 1);
         self.patches[patch].jump = self.asm.position() as u32 + 1;
         self.asm.jmp(stub);
@@ -134,8 +138,10 @@ impl Lowering<'_> {
         }
         self.asm.alu_imm(Alu::Sub, Double, RBX, self.index as i32 + 1);
         self.asm.jcc_to(Cond::Sign, self.thunks.budget);
-        // The jump cache is indexed by the address in halfwords; its entries are 16 bytes.
+        // The jump cache is indexed by the address in halfwords, folded; its entries are 16 bytes.
         self.asm.mov(Double, RCX, RAX);
+        self.asm.shift_imm(Shift::Shr, Double, RCX, JUMP_FOLD);
+        self.asm.alu(Alu::Xor, Double, RCX, RAX);
         self.asm.alu_imm(Alu::And, Double, RCX, (JUMP_ENTRIES as i32 - 1) << 1);
         self.asm.mov(Quad, RDX, Mem::new(RSP, JUMPS));
         self.asm.alu(Alu::Cmp, Quad, RAX, Mem::indexed(RDX, RCX, 3, 0));

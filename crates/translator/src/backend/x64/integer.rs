@@ -397,6 +397,7 @@ impl Lowering<'_> {
                 self.asm.alu_imm(Alu::And, Double, RAX, 1);
                 self.put(i.rd, RAX);
             }
+            Op::Clmul | Op::Clmulh | Op::Clmulr => return self.carryless(i),
             Op::CzeroEqz => self.zero_if(i, Cond::Equal),
             Op::CzeroNez => self.zero_if(i, Cond::NotEqual),
             _ => return false,
@@ -474,6 +475,32 @@ impl Lowering<'_> {
         self.asm.mov_from_xmm(Quad, RAX, Xmm(0));
         self.asm.not(Quad, RAX);
         self.put(i.rd, RAX);
+    }
+
+    /// The low half of the product, the high half, or the bits one place below the high half.
+    fn carryless(&mut self, i: &Instruction) -> bool {
+        if !self.features.carryless {
+            return false;
+        }
+        const PUNPCKHQDQ: u8 = 0x6d;
+        for (register, xmm) in [(i.rs1, Xmm(0)), (i.rs2, Xmm(1))] {
+            let source = self.operand(register, RAX);
+            self.asm.mov_to_xmm(Quad, xmm, source);
+        }
+        self.asm.pclmul(Xmm(0), Xmm(1));
+        if i.op != Op::Clmulh {
+            self.asm.mov_from_xmm(Quad, RAX, Xmm(0));
+        }
+        if i.op != Op::Clmul {
+            self.asm.sse(Prefix::P66, PUNPCKHQDQ, Xmm(0), Xmm(0));
+            self.asm.mov_from_xmm(Quad, RDX, Xmm(0));
+        }
+        if i.op == Op::Clmulr {
+            self.asm.shift_imm(Shift::Shr, Quad, RAX, 63);
+            self.asm.lea(Quad, RDX, Mem::indexed(RAX, RDX, 1, 0));
+        }
+        self.put(i.rd, if i.op == Op::Clmul { RAX } else { RDX });
+        true
     }
 
     fn bit(&mut self, i: &Instruction, opcode: u8) {

@@ -18,6 +18,8 @@ pub struct Features {
     pub bits: bool,
     /// FMA3.
     pub fma: bool,
+    /// PCLMULQDQ.
+    pub carryless: bool,
 }
 
 impl Features {
@@ -29,6 +31,7 @@ impl Features {
                 && is_x86_feature_detected!("lzcnt")
                 && is_x86_feature_detected!("popcnt"),
             fma: is_x86_feature_detected!("fma"),
+            carryless: is_x86_feature_detected!("pclmulqdq"),
         }
     }
 }
@@ -84,6 +87,7 @@ pub struct Lowering<'a> {
     pub(super) first_patch: u32,
     pub(super) start: Label,
     pub(super) entry: Offset,
+    pub(super) last_reaches_over: bool,
     /// Instructions before the one that is being lowered.
     pub(super) index: u32,
     pub(super) node: Node,
@@ -126,6 +130,7 @@ pub fn lower(
         first_patch,
         start,
         entry: block.entry,
+        last_reaches_over: block.last_reaches_over,
         index: 0,
         node: nothing,
         float_checked: false,
@@ -169,7 +174,7 @@ impl Lowering<'_> {
                     self.page_address(i.rd, offset + i.imm);
                 }
             }
-            _ if self.integer(i) || self.memory(i) || self.atomic(i) || self.float(i) => {}
+            _ if self.integer(i) || self.memory(i) || self.atomic(i) || self.float(i) || self.system(i) => {}
             _ => self.interpret(),
         }
     }

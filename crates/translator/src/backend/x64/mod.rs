@@ -8,4 +8,5 @@ mod integer;
 pub mod lower;
 mod memory;
 pub mod registers;
+pub mod system;
 pub mod thunks;

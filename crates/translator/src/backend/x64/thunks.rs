@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use super::assembler::*;
 use super::registers::{PINNED, PINNED_FLOAT};
 use crate::runtime::frame::Frame;
-use crate::runtime::space::JUMP_ENTRIES;
+use crate::runtime::space::{JUMP_ENTRIES, JUMP_FOLD};
 
 /// Addresses of the helpers.
 ///
@@ -194,6 +194,8 @@ impl Writer<'_> {
         self.asm.jcc_to(Cond::Sign, link);
         self.asm.mov_to_memory(Quad, SCRATCH, RDX);
         self.asm.mov(Double, RCX, RAX);
+        self.asm.shift_imm(Shift::Shr, Double, RCX, JUMP_FOLD);
+        self.asm.alu(Alu::Xor, Double, RCX, RAX);
         self.asm.alu_imm(Alu::And, Double, RCX, (JUMP_ENTRIES as i32 - 1) << 1);
         self.asm.mov(Quad, RDX, JUMPS);
         let miss = self.asm.label();

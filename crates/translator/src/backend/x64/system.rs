@@ -1,0 +1,152 @@
+//! System instructions that need no helper: the CSR accesses of trap handlers and critical sections, and
+//! `cbo.zero`.
+
+use std::mem::offset_of;
+
+use rvisor_hart::Csrs;
+use rvisor_isa::csr::{self, mstatus};
+use rvisor_isa::{Instruction, Op};
+
+use super::assembler::*;
+use super::lower::{ColdKind, Lowering};
+use super::memory::For;
+use crate::runtime::frame::Frame;
+
+const ZERO_READY: Mem = Mem::new(RSP, offset_of!(Frame, zero_ready) as i32);
+const IS_SUPERVISOR: Mem = Mem::new(RSP, offset_of!(Frame, is_supervisor) as i32);
+const IS_HELD_BACK: Mem = Mem::new(RSP, offset_of!(Frame, is_held_back) as i32);
+const CSR: Mem = Mem::new(RSP, offset_of!(Frame, csr) as i32);
+const MSTATUS: Mem = Mem::new(RCX, offset_of!(Csrs, mstatus) as i32);
+
+/// Bytes that `cbo.zero` clears.
+const BLOCK: i32 = 64;
+
+/// What a CSR instruction does that needs no helper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Simple {
+    /// Reads a register that is nothing but bits.
+    Read(usize),
+    /// Writes one, all of whose bits can be written.
+    Swap(usize),
+    /// Clears bits of `sstatus` that only hold interrupts back: SIE.
+    Mask,
+    /// Sets SIE.
+    Unmask,
+    /// Reads `sstatus`.
+    ReadStatus,
+}
+
+/// What is simple about a CSR instruction, if it is.
+pub fn simple(i: &Instruction) -> Option<Simple> {
+    let number = i.imm as u16;
+    let reads_only = matches!(i.op, Op::Csrrs | Op::Csrrc | Op::Csrrsi | Op::Csrrci) && i.rs1 == 0;
+    let sie = i.rs1 == mstatus::SIE as u8;
+    match number {
+        csr::SSTATUS if reads_only => Some(Simple::ReadStatus),
+        csr::SSTATUS if i.op == Op::Csrrci && sie => Some(Simple::Mask),
+        csr::SSTATUS if i.op == Op::Csrrsi && sie => Some(Simple::Unmask),
+        csr::SSCRATCH if i.op == Op::Csrrw => Some(Simple::Swap(offset_of!(Csrs, sscratch))),
+        csr::SSCRATCH if reads_only => Some(Simple::Read(offset_of!(Csrs, sscratch))),
+        csr::SEPC if reads_only => Some(Simple::Read(offset_of!(Csrs, sepc))),
+        csr::SCAUSE if reads_only => Some(Simple::Read(offset_of!(Csrs, scause))),
+        csr::STVAL if reads_only => Some(Simple::Read(offset_of!(Csrs, stval))),
+        _ => None,
+    }
+}
+
+impl Lowering<'_> {
+    /// Lowers a simple system instruction; false for others.
+    pub(super) fn system(&mut self, i: &Instruction) -> bool {
+        if i.op == Op::CboZero {
+            self.zero_block(i);
+            return true;
+        }
+        let is_csr = matches!(i.op, Op::Csrrw | Op::Csrrs | Op::Csrrc | Op::Csrrwi | Op::Csrrsi | Op::Csrrci);
+        match simple(i) {
+            Some(simple) if is_csr => {
+                self.simple_csr(i, simple);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn simple_csr(&mut self, i: &Instruction, simple: Simple) {
+        let site = self.site();
+        let other = self.add_cold(ColdKind::Step { site });
+        self.asm.cmp_byte(IS_SUPERVISOR, 0);
+        self.asm.jcc(Cond::Equal, other);
+        if simple == Simple::Unmask {
+            self.asm.cmp_byte(IS_HELD_BACK, 0);
+            self.asm.jcc(Cond::NotEqual, other);
+        }
+        self.asm.mov(Quad, RCX, CSR);
+        match simple {
+            Simple::Read(offset) => {
+                self.asm.mov(Quad, RAX, Mem::new(RCX, offset as i32));
+                self.put(i.rd, RAX);
+            }
+            Simple::Swap(offset) => {
+                let register = Mem::new(RCX, offset as i32);
+                self.asm.mov(Quad, RAX, register);
+                let new = self.get(i.rs1, RDX);
+                self.asm.mov_to_memory(Quad, register, new);
+                self.put(i.rd, RAX);
+            }
+            Simple::ReadStatus => self.read_status(i.rd),
+            Simple::Mask => {
+                self.read_status(i.rd);
+                self.asm.alu_imm(Alu::And, Quad, MSTATUS, !(mstatus::SIE as i32));
+            }
+            Simple::Unmask => {
+                self.read_status(i.rd);
+                self.asm.alu_imm(Alu::Or, Quad, MSTATUS, mstatus::SIE as i32);
+            }
+        }
+    }
+
+    /// `rd` = `sstatus`, `rcx` pointing at the CSRs. SD tells whether FS or VS is Dirty: whether both bits of
+    /// either are set.
+    fn read_status(&mut self, rd: u8) {
+        if rd == 0 {
+            return;
+        }
+        let visible = csr::SSTATUS_MASK & !mstatus::SD;
+        self.asm.mov(Quad, RDX, MSTATUS);
+        self.asm.mov_imm(RAX, visible);
+        self.asm.alu(Alu::And, Quad, RAX, RDX);
+        let low_bits = (mstatus::FS | mstatus::VS) & (mstatus::FS | mstatus::VS) >> 1;
+        self.asm.mov(Quad, RCX, RDX);
+        self.asm.shift_imm(Shift::Shr, Quad, RCX, 1);
+        self.asm.alu(Alu::And, Quad, RCX, RDX);
+        self.asm.test_imm(Quad, RCX, low_bits as i32);
+        let clean = self.asm.label();
+        self.asm.jcc(Cond::Equal, clean);
+        self.asm.bit_imm(5, Quad, RAX, 63);
+        self.asm.bind(clean);
+        self.put(rd, RAX);
+        self.asm.mov(Quad, RCX, CSR);
+    }
+
+    fn zero_block(&mut self, i: &Instruction) {
+        const XORPS: u8 = 0x57;
+        const MOVAPS_STORE: u8 = 0x29;
+        let back = self.asm.label();
+        let site = self.site();
+        let off = self.add_cold(ColdKind::Step { site });
+        // The address is needed whole for what a fault tells.
+        let thunk = self.thunks.atomic;
+        let site = self.site().access(8, false, false, 0);
+        let slow = self.add_cold(ColdKind::Interpret { site, back, thunk });
+        self.asm.cmp_byte(ZERO_READY, 0);
+        self.asm.jcc(Cond::Equal, off);
+        self.address(i.rs1, 0);
+        self.asm.alu_imm(Alu::And, Quad, RAX, -BLOCK);
+        self.look_up(For::Store, 8, slow);
+        self.asm.sse(Prefix::None, XORPS, Xmm(0), Xmm(0));
+        for part in (0..BLOCK).step_by(16) {
+            self.asm.sse(Prefix::None, MOVAPS_STORE, Xmm(0), Mem::indexed(RCX, RAX, 0, part));
+        }
+        self.asm.bind(back);
+    }
+}
