@@ -122,6 +122,8 @@ pub enum Shift {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Cond {
+    Overflow = 0,
+    NoOverflow = 1,
     Below = 2,
     AboveEqual = 3,
     Equal = 4,
@@ -140,6 +142,8 @@ impl Cond {
     /// The opposite.
     pub const fn inverse(self) -> Self {
         match self {
+            Self::Overflow => Self::NoOverflow,
+            Self::NoOverflow => Self::Overflow,
             Self::Below => Self::AboveEqual,
             Self::AboveEqual => Self::Below,
             Self::Equal => Self::NotEqual,
@@ -678,6 +682,25 @@ impl Assembler {
 
     pub fn movss_store(&mut self, dst: Mem, src: Xmm) {
         self.sse(Prefix::F3, 0x11, src, dst);
+    }
+
+    /// Between the low 32 bits of vector registers; the rest stays.
+    pub fn movss(&mut self, dst: Xmm, src: Xmm) {
+        self.sse(Prefix::F3, 0x10, dst, src);
+    }
+
+    /// ROUNDSS or ROUNDSD (SSE4.1).
+    pub fn round(&mut self, double: bool, dst: Xmm, src: impl Into<Rm>, mode: u8) {
+        let opcode = [0x0f, 0x3a, 0x0a | u8::from(double)];
+        self.instruction(Prefix::P66, 0, &opcode, dst.0, src.into(), false);
+        self.byte(mode);
+    }
+
+    /// Shifts the 64-bit halves of a vector register, left or right (PSLLQ, PSRLQ).
+    pub fn shift_vector(&mut self, op: Shift, dst: Xmm, amount: u8) {
+        let number = if op == Shift::Shl { 6 } else { 2 };
+        self.instruction(Prefix::P66, 0, &[0x0f, 0x73], number, dst.into(), false);
+        self.byte(amount);
     }
 
     /// Between vector registers, all of them.

@@ -6,6 +6,7 @@
 use rvisor_isa::{Instruction, Op};
 
 use super::assembler::*;
+use super::float::{Extreme, Precision};
 use super::registers::{Place, place};
 use super::thunks::Thunks;
 use crate::ir::{End, Node, Offset, Superblock};
@@ -20,6 +21,8 @@ pub struct Features {
     pub fma: bool,
     /// PCLMULQDQ.
     pub carryless: bool,
+    /// SSE4.1.
+    pub round: bool,
 }
 
 impl Features {
@@ -32,6 +35,7 @@ impl Features {
                 && is_x86_feature_detected!("popcnt"),
             fma: is_x86_feature_detected!("fma"),
             carryless: is_x86_feature_detected!("pclmulqdq"),
+            round: is_x86_feature_detected!("sse4.1"),
         }
     }
 }
@@ -74,6 +78,10 @@ pub(super) enum ColdKind {
     Division { back: Label, by_zero: Label, size: Size, signed: bool, dividend: u8 },
     /// A floating-point operation whose operands or result need care.
     Float { site: Site, back: Label },
+    /// A floating-point result that is a NaN.
+    CanonicalNan { rd: u8, precision: Precision, back: Label },
+    /// A minimum or maximum of numbers that are equal, or not numbers.
+    Extreme { site: Site, back: Label, done: Label, extreme: Extreme, second: u8 },
 }
 
 /// One superblock's way to host code.
@@ -93,6 +101,8 @@ pub struct Lowering<'a> {
     pub(super) node: Node,
     /// Whether the block has asked if floating point may be used.
     pub(super) float_checked: bool,
+    /// Floating-point registers known to hold NaN-boxed binary32 values, a bit for each.
+    pub(super) boxed: u32,
     /// Registers known to hold values relative to the page: register and offset.
     pub(super) page_relative: Option<(u8, Offset)>,
 }
@@ -134,6 +144,7 @@ pub fn lower(
         index: 0,
         node: nothing,
         float_checked: false,
+        boxed: 0,
         page_relative: None,
     };
     lowering.block(block);
@@ -307,6 +318,10 @@ impl Lowering<'_> {
                     self.asm.mov_imm(RDX, site.bits().into());
                     self.asm.call_to(self.thunks.interpret);
                     self.asm.jmp(back);
+                }
+                ColdKind::CanonicalNan { rd, precision, back } => self.canonical_nan(rd, precision, back),
+                ColdKind::Extreme { site, back, done, extreme, second } => {
+                    self.odd_extreme(site, back, done, extreme, second);
                 }
             }
         }

@@ -5,6 +5,7 @@
 use rvisor_isa::{Instruction, Op};
 
 use super::assembler::*;
+use super::float::Precision;
 use super::lower::{ColdKind, Lowering};
 use super::registers::{FloatPlace, Place, float_place, place};
 use crate::runtime::space::{TLB_ADDEND, TLB_ENTRIES, TLB_LOAD, TLB_STORE};
@@ -87,18 +88,16 @@ impl Lowering<'_> {
                 self.asm.mov(Quad, RDX, from);
                 self.asm.mov_to_memory(Quad, slot, RDX);
             }
-            (to, _) => {
+            (FloatPlace::Host(xmm), _) => self.float_box(xmm, from),
+            (FloatPlace::Slot(slot), _) => {
                 // A narrower value is boxed: all bits above it are ones.
                 self.asm.mov(Double, RDX, from);
-                self.asm.mov_imm(RAX, !u64::from(u32::MAX));
-                self.asm.alu(Alu::Or, Quad, RDX, RAX);
-                match to {
-                    FloatPlace::Host(xmm) => self.asm.mov_to_xmm(Quad, xmm, RDX),
-                    FloatPlace::Slot(slot) => self.asm.mov_to_memory(Quad, slot, RDX),
-                }
+                self.asm.mov_to_memory(Double, slot, RDX);
+                self.asm.mov_imm_to_memory(Double, slot.offset(4), -1);
             }
         }
         self.asm.bind(back);
+        self.float_holds(i.rd, if bytes == 4 { Precision::Single } else { Precision::Double });
     }
 
     fn store_float(&mut self, i: &Instruction, bytes: u8) {
