@@ -130,6 +130,11 @@ impl Hart {
         Ok(())
     }
 
+    /// Called after `mstatus` was changed from outside, where that has changed what accesses may do.
+    pub fn context_changed(&mut self) {
+        self.tlb.context_changed();
+    }
+
     /// Whether `wfi` may be executed now (`mstatus.TW`; never in U-mode).
     pub fn check_wfi(&self) -> Result<(), IllegalInstruction> {
         self.check_supervisor(mstatus::TW)

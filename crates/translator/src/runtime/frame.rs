@@ -53,6 +53,8 @@ pub struct Frame {
     pub is_supervisor: u8,
     /// Whether an interrupt is pending that a bit of `sstatus` holds back.
     pub is_held_back: u8,
+    /// TLBs of S-mode without and with access to user pages, or null.
+    pub supervisor_tlbs: [*mut TlbEntry; 2],
     /// The hart's CSRs.
     pub csr: *mut Csrs,
     /// The jump cache of the current address space.

@@ -91,7 +91,7 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
     run.arrive(frame, Site::from_bits(site as u32));
     run.take_flags(frame);
     let bits = bits as u32;
-    let Some(instruction) = decode(bits) else { return 0 };
+    let Some(instruction) = run.state.decode(bits) else { return 0 };
     run.state.profile.count(instruction.op);
     for register in [instruction.rs1, instruction.rs2, instruction.rd] {
         run.hart.x[usize::from(register)] = frame.x(register);
@@ -286,6 +286,8 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         let vm = self.vm;
         let env = vm.environment(&vm.harts()[self.state.hart_index]);
         let translation = self.hart.translate(&env, GuestVirtual(address), access, bytes)?;
+        // SUM may have been changed without a helper.
+        self.state.spaces.enter(self.hart.translation_context());
         let memory = vm.memory();
         let physical = translation.physical.page();
         if !translation.whole_page || !is_ram(memory, physical) {

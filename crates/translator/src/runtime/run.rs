@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use rvisor_hart::{Access, CacheBlock, Environment, Exit, Hart, Reservation, Trap};
-use rvisor_isa::Privilege;
+use rvisor_isa::{Instruction, Privilege};
 use rvisor_isa::csr::mstatus;
 use rvisor_machine::{Engine, VirtualHart, Vm};
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
@@ -54,6 +54,8 @@ pub(super) struct State {
     generation: u64,
     /// The cache is full.
     pub is_full: bool,
+    /// System instructions decoded last, by some bits of their encoding.
+    decoded: [(u32, Option<Instruction>); DECODED],
     pub profile: Profile,
 }
 
@@ -65,6 +67,19 @@ impl Drop for Translator {
             self.state.profile,
             self.shared.cache().counts
         );
+    }
+}
+
+const DECODED: usize = 64;
+
+impl State {
+    /// Decodes an instruction.
+    pub fn decode(&mut self, bits: u32) -> Option<Instruction> {
+        let known = &mut self.decoded[(bits >> 7 ^ bits >> 20) as usize % DECODED];
+        if known.0 != bits {
+            *known = (bits, rvisor_isa::decode(bits));
+        }
+        known.1
     }
 }
 
@@ -107,6 +122,7 @@ impl Translator {
             epoch: 0,
             generation: 0,
             is_full: false,
+            decoded: [(0, None); DECODED],
             profile: Profile::default(),
         };
         Ok(Self { shared: Arc::clone(shared), stack: Stack::new()?, state })
@@ -227,6 +243,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         }
         self.state.spaces.enter(self.hart.translation_context());
         let spaces = &mut self.state.spaces;
+        frame.supervisor_tlbs = spaces.supervisor_tlbs();
         frame.tlb = spaces.data().entries();
         frame.jumps = spaces.code().entries();
         frame.mappings = spaces.code().mappings;
@@ -395,6 +412,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         let vm = self.vm;
         let env = vm.environment(&vm.harts()[self.state.hart_index]);
         self.take_flags(frame);
+        self.hart.context_changed();
         frame.save(&mut self.hart.x, &mut self.hart.f);
         self.save_reservation(frame);
         let exit = self.hart.step(&env);

@@ -206,6 +206,13 @@ impl DataSpace {
         }
     }
 
+    fn fence(&mut self, address: Option<u64>) {
+        match address {
+            Some(address) => self.flush_page(address),
+            None => self.flush(),
+        }
+    }
+
     /// Takes away the right to store to a guest physical page.
     fn protect(&mut self, physical: u64) {
         let protect = |entries: &mut [TlbEntry; TLB_ENTRIES], index: usize| {
@@ -304,6 +311,13 @@ impl CodeSpace {
         self.private = None;
     }
 
+    fn fence(&mut self, address: Option<u64>, fresh: &Fresh) {
+        match address {
+            Some(address) => self.flush_page(address, fresh),
+            None => self.flush(fresh),
+        }
+    }
+
     fn flush_page(&mut self, address: u64, fresh: &Fresh) {
         if self.pages.contains_key(&(address & !(PAGE_SIZE - 1))) || self.large.contains(address) {
             self.flush(fresh);
@@ -331,6 +345,8 @@ impl Fresh {
 pub struct Spaces {
     data: Vec<DataSpace>,
     code: Vec<CodeSpace>,
+    data_by_key: FxHashMap<DataKey, usize>,
+    code_by_key: FxHashMap<CodeKey, usize>,
     current_data: usize,
     current_code: usize,
     context: Option<TranslationContext>,
@@ -344,6 +360,8 @@ impl Spaces {
         Self {
             data: Vec::new(),
             code: Vec::new(),
+            data_by_key: FxHashMap::default(),
+            code_by_key: FxHashMap::default(),
             current_data: 0,
             current_code: 0,
             context: None,
@@ -382,21 +400,25 @@ impl Spaces {
     }
 
     fn find_data(&mut self, key: DataKey) -> usize {
-        if let Some(index) = self.data.iter().position(|space| space.key == key) {
+        if let Some(&index) = self.data_by_key.get(&key) {
             return index;
         }
-        if self.data.len() < SPACES {
+        let index = if self.data.len() < SPACES {
             self.data.push(DataSpace::new(key));
-            return self.data.len() - 1;
-        }
-        let oldest = (0..SPACES).min_by_key(|&index| self.data[index].last_use).unwrap_or(0);
-        self.data[oldest].flush();
-        self.data[oldest].key = key;
-        oldest
+            self.data.len() - 1
+        } else {
+            let oldest = (0..SPACES).min_by_key(|&index| self.data[index].last_use).unwrap_or(0);
+            self.data[oldest].flush();
+            self.data_by_key.remove(&self.data[oldest].key);
+            self.data[oldest].key = key;
+            oldest
+        };
+        self.data_by_key.insert(key, index);
+        index
     }
 
     fn find_code(&mut self, key: CodeKey) -> usize {
-        if let Some(index) = self.code.iter().position(|space| space.key == key) {
+        if let Some(&index) = self.code_by_key.get(&key) {
             return index;
         }
         let index = if self.code.len() < SPACES {
@@ -404,10 +426,12 @@ impl Spaces {
             self.code.len() - 1
         } else {
             let oldest = (0..SPACES).min_by_key(|&index| self.code[index].last_use).unwrap_or(0);
+            self.code_by_key.remove(&self.code[oldest].key);
             self.code[oldest].key = key;
             oldest
         };
         self.code[index].flush(&self.fresh);
+        self.code_by_key.insert(key, index);
         index
     }
 
@@ -441,29 +465,59 @@ impl Spaces {
     /// `sfence.vma`: forgets the translations of a page (or of all), of an address space (or of all). More is
     /// forgotten where that is cheaper than finding out.
     pub fn fence(&mut self, address: Option<u64>, asid: Option<u16>) {
-        let concerns_data = |space: &DataSpace| match (asid, space.key) {
-            (None, _) => true,
-            (_, DataKey::Physical(_)) => false,
-            (Some(asid), DataKey::User(own, _) | DataKey::SupervisorAndUser(own, _)) => asid == own,
-            (Some(asid), DataKey::Supervisor(_)) => space.private == Some(asid),
-        };
-        for space in self.data.iter_mut().filter(|space| concerns_data(space)) {
-            match address {
-                Some(address) => space.flush_page(address),
-                None => space.flush(),
+        match asid {
+            None => {
+                self.data.iter_mut().for_each(|space| space.fence(address));
+                self.code.iter_mut().for_each(|space| space.fence(address, &self.fresh));
+            }
+            Some(asid) => self.fence_one(address, asid),
+        }
+    }
+
+    fn fence_one(&mut self, address: Option<u64>, asid: u16) {
+        for mxr in [false, true] {
+            for key in [DataKey::User(asid, mxr), DataKey::SupervisorAndUser(asid, mxr)] {
+                if let Some(&index) = self.data_by_key.get(&key) {
+                    self.data[index].fence(address);
+                }
+            }
+            if let Some(&index) = self.data_by_key.get(&DataKey::Supervisor(mxr))
+                && self.data[index].private == Some(asid)
+            {
+                self.data[index].fence(address);
             }
         }
-        let concerns_code = |space: &CodeSpace| match (asid, space.key) {
-            (None, _) => true,
-            (_, CodeKey::Physical(_)) => false,
-            (Some(asid), CodeKey::User(own)) => asid == own,
-            (Some(asid), CodeKey::Supervisor) => space.private == Some(asid),
-        };
-        for space in self.code.iter_mut().filter(|space| concerns_code(space)) {
-            match address {
-                Some(address) => space.flush_page(address, &self.fresh),
-                None => space.flush(&self.fresh),
+        if let Some(&index) = self.code_by_key.get(&CodeKey::User(asid)) {
+            self.code[index].fence(address, &self.fresh);
+        }
+        if let Some(&index) = self.code_by_key.get(&CodeKey::Supervisor)
+            && self.code[index].private == Some(asid)
+        {
+            self.code[index].fence(address, &self.fresh);
+        }
+    }
+
+    /// The TLBs of S-mode without and with access to user pages, in the current address space, where the
+    /// current context is S-mode's.
+    pub fn supervisor_tlbs(&mut self) -> [*mut TlbEntry; 2] {
+        match self.context {
+            Some(TranslationContext {
+                fetch: Privilege::Supervisor,
+                data: Privilege::Supervisor,
+                asid: Some(asid),
+                mxr,
+                ..
+            }) => {
+                let plain = self.find_data(DataKey::Supervisor(mxr));
+                if self.data[plain].private.is_some_and(|private| private != asid) {
+                    self.data[plain].flush();
+                }
+                let user = self.find_data(DataKey::SupervisorAndUser(asid, mxr));
+                self.data[user].last_use = self.clock;
+                self.data[plain].last_use = self.clock;
+                [self.data[plain].entries(), self.data[user].entries()]
             }
+            _ => [std::ptr::null_mut(); 2],
         }
     }
 

@@ -16,6 +16,9 @@ const ZERO_READY: Mem = Mem::new(RSP, offset_of!(Frame, zero_ready) as i32);
 const IS_SUPERVISOR: Mem = Mem::new(RSP, offset_of!(Frame, is_supervisor) as i32);
 const IS_HELD_BACK: Mem = Mem::new(RSP, offset_of!(Frame, is_held_back) as i32);
 const CSR: Mem = Mem::new(RSP, offset_of!(Frame, csr) as i32);
+const TLB: Mem = Mem::new(RSP, offset_of!(Frame, tlb) as i32);
+const TLB_WITHOUT_USER: Mem = Mem::new(RSP, offset_of!(Frame, supervisor_tlbs) as i32);
+const TLB_WITH_USER: Mem = TLB_WITHOUT_USER.offset(8);
 const MSTATUS: Mem = Mem::new(RCX, offset_of!(Csrs, mstatus) as i32);
 
 /// Bytes that `cbo.zero` clears.
@@ -34,6 +37,8 @@ pub enum Simple {
     Unmask,
     /// Reads `sstatus`.
     ReadStatus,
+    /// Sets or clears in `sstatus` what a register says, which may be SUM alone.
+    Status,
 }
 
 /// What is simple about a CSR instruction, if it is.
@@ -43,6 +48,7 @@ pub fn simple(i: &Instruction) -> Option<Simple> {
     let sie = i.rs1 == mstatus::SIE as u8;
     match number {
         csr::SSTATUS if reads_only => Some(Simple::ReadStatus),
+        csr::SSTATUS if i.rd == 0 && matches!(i.op, Op::Csrrs | Op::Csrrc) => Some(Simple::Status),
         csr::SSTATUS if i.op == Op::Csrrci && sie => Some(Simple::Mask),
         csr::SSTATUS if i.op == Op::Csrrsi && sie => Some(Simple::Unmask),
         csr::SSCRATCH if i.op == Op::Csrrw => Some(Simple::Swap(offset_of!(Csrs, sscratch))),
@@ -80,8 +86,12 @@ impl Lowering<'_> {
             self.asm.cmp_byte(IS_HELD_BACK, 0);
             self.asm.jcc(Cond::NotEqual, other);
         }
+        if simple == Simple::Status {
+            return self.change_status(i, other);
+        }
         self.asm.mov(Quad, RCX, CSR);
         match simple {
+            Simple::Status => {}
             Simple::Read(offset) => {
                 self.asm.mov(Quad, RAX, Mem::new(RCX, offset as i32));
                 self.put(i.rd, RAX);
@@ -103,6 +113,45 @@ impl Lowering<'_> {
                 self.asm.alu_imm(Alu::Or, Quad, MSTATUS, mstatus::SIE as i32);
             }
         }
+    }
+
+    /// Sets or clears what a register says, if that is SUM, which only selects another TLB, or at most SIE;
+    /// `other` does everything else.
+    fn change_status(&mut self, i: &Instruction, other: Label) {
+        let sets = i.op == Op::Csrrs;
+        let value = self.get(i.rs1, RAX);
+        let interrupts = self.asm.label();
+        let done = self.asm.label();
+        self.asm.alu_imm(Alu::Cmp, Quad, value, mstatus::SUM as i32);
+        self.asm.jcc(Cond::NotEqual, interrupts);
+        self.asm.mov(Quad, RDX, if sets { TLB_WITH_USER } else { TLB_WITHOUT_USER });
+        self.asm.test(Quad, RDX, RDX);
+        self.asm.jcc(Cond::Equal, other);
+        self.asm.mov(Quad, RCX, CSR);
+        if sets {
+            self.asm.alu_imm(Alu::Or, Quad, MSTATUS, mstatus::SUM as i32);
+        } else {
+            self.asm.alu_imm(Alu::And, Quad, MSTATUS, !(mstatus::SUM as i32));
+        }
+        self.asm.mov_to_memory(Quad, TLB, RDX);
+        self.asm.mov(Quad, RBP, RDX);
+        self.asm.jmp(done);
+        self.asm.bind(interrupts);
+        self.asm.test_imm(Quad, value, !(mstatus::SIE as i32));
+        self.asm.jcc(Cond::NotEqual, other);
+        if sets {
+            self.asm.cmp_byte(IS_HELD_BACK, 0);
+            self.asm.jcc(Cond::NotEqual, other);
+        }
+        self.asm.mov(Quad, RCX, CSR);
+        if sets {
+            self.asm.alu_to_memory(Alu::Or, Quad, MSTATUS, value);
+        } else {
+            self.asm.mov(Quad, RDX, value);
+            self.asm.not(Quad, RDX);
+            self.asm.alu_to_memory(Alu::And, Quad, MSTATUS, RDX);
+        }
+        self.asm.bind(done);
     }
 
     /// `rd` = `sstatus`, `rcx` pointing at the CSRs. SD tells whether FS or VS is Dirty: whether both bits of
