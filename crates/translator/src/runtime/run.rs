@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use rvisor_hart::{Access, CacheBlock, Environment, Exit, Hart, Reservation, Trap};
-use rvisor_isa::{Instruction, Privilege};
 use rvisor_isa::csr::mstatus;
+use rvisor_isa::{Instruction, Privilege};
 use rvisor_machine::{Engine, VirtualHart, Vm};
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
 

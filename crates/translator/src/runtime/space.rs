@@ -240,6 +240,10 @@ pub struct CodeSpace {
     /// pages unsafe, since they are kept by physical page.
     places: FxHashMap<u64, u64>,
     aliased: bool,
+    /// Around all pages.
+    bounds: Span,
+    /// Entries in use, as long as they are few enough to be worth listing.
+    used: Vec<u16>,
     large: Span,
     private: Option<u16>,
     last_use: u64,
@@ -254,6 +258,8 @@ impl CodeSpace {
             pages: FxHashMap::default(),
             places: FxHashMap::default(),
             aliased: false,
+            bounds: Span::EMPTY,
+            used: Vec::new(),
             large: Span::EMPTY,
             private: None,
             last_use: 0,
@@ -281,7 +287,11 @@ impl CodeSpace {
     }
 
     pub fn insert(&mut self, target: u64, code: u64) {
-        self.entries[jump_index(target)] = JumpEntry { target, code };
+        let index = jump_index(target);
+        if self.used.len() <= LISTED {
+            self.used.push(index as u16);
+        }
+        self.entries[index] = JumpEntry { target, code };
     }
 
     /// Whether jumps across pages may be linked under `mappings`.
@@ -292,6 +302,7 @@ impl CodeSpace {
     /// Notes that code of a physical page is reached at a virtual page.
     fn reach(&mut self, page: u64, physical: u64, large: Option<u64>, fresh: &Fresh) {
         self.pages.insert(page, physical);
+        self.bounds.add(page, PAGE_SIZE);
         if let Some(size) = large {
             self.large.add(page, size);
         }
@@ -302,7 +313,13 @@ impl CodeSpace {
     }
 
     fn flush(&mut self, fresh: &Fresh) {
-        self.entries.fill(NOWHERE);
+        if self.used.len() <= LISTED {
+            self.used.iter().for_each(|&index| self.entries[usize::from(index)] = NOWHERE);
+        } else {
+            self.entries.fill(NOWHERE);
+        }
+        self.used.clear();
+        self.bounds = Span::EMPTY;
         self.mappings = fresh.next();
         self.pages.clear();
         self.places.clear();
@@ -319,7 +336,9 @@ impl CodeSpace {
     }
 
     fn flush_page(&mut self, address: u64, fresh: &Fresh) {
-        if self.pages.contains_key(&(address & !(PAGE_SIZE - 1))) || self.large.contains(address) {
+        let is_inside = self.bounds.contains(address) || self.large.contains(address);
+        let is_known = || self.pages.contains_key(&(address & !(PAGE_SIZE - 1)));
+        if is_inside && (is_known() || self.large.contains(address)) {
             self.flush(fresh);
         }
     }

@@ -376,6 +376,22 @@ impl Assembler {
         }
     }
 
+    /// Stores `bytes` (1, 2, 4 or 8) zero bytes.
+    pub fn store_zero(&mut self, bytes: u8, dst: Mem) {
+        match bytes {
+            1 => {
+                self.int(Double, &[0xc6], 0, dst);
+                self.byte(0);
+            }
+            2 => {
+                self.instruction(Prefix::P66, 0, &[0xc7], 0, dst.into(), false);
+                self.code.extend_from_slice(&[0, 0]);
+            }
+            4 => self.mov_imm_to_memory(Double, dst, 0),
+            _ => self.mov_imm_to_memory(Quad, dst, 0),
+        }
+    }
+
     /// Loads `bytes` (1, 2, 4 or 8), extended to 64 bits.
     pub fn load(&mut self, bytes: u8, signed: bool, dst: Reg, src: impl Into<Rm>) {
         let src = src.into();

@@ -60,7 +60,7 @@ impl Lowering<'_> {
         self.address(i.rs1, 0);
         self.asm.test_imm(Double, RAX, i32::from(bytes) - 1);
         self.asm.jcc(Cond::NotEqual, slow);
-        self.look_up(access, bytes, slow);
+        self.look_up(access, RAX, bytes.into(), slow);
         self.asm.alu(Alu::Add, Quad, RCX, RAX);
         match i.op {
             Op::LrW | Op::LrD => self.load_reserved(i, size),

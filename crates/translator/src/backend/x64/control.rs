@@ -64,7 +64,7 @@ impl Lowering<'_> {
 
     fn goto_near(&mut self, target: Offset) {
         if target == self.entry {
-            return self.asm.jmp(self.start);
+            return self.asm.jmp(self.start_of_loop);
         }
         let patch = self.patches.len();
         let stub = self.add_cold(ColdKind::Link { patch });
@@ -166,7 +166,11 @@ impl Lowering<'_> {
             // A loop: the way back shall be short.
             let done = self.asm.label();
             self.asm.jcc(condition.inverse(), done);
-            self.goto(target, self.index + 1);
+            self.asm.alu_imm(Alu::Sub, Double, RBX, self.index as i32 + 1);
+            let start = self.start_of_loop;
+            self.asm.jcc(Cond::NoSign, start);
+            let out = self.add_cold(ColdKind::Budget(target));
+            self.asm.jmp(out);
             self.asm.bind(done);
         } else {
             let taken = self.add_cold(ColdKind::Taken { target, charge: self.index + 1 });

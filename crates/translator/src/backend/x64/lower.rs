@@ -68,8 +68,10 @@ pub(super) enum ColdKind {
     Link { patch: usize },
     /// The same to another page.
     FarLink { patch: usize },
-    /// An access that the TLB doesn't answer. The address is in `rax`, a store's value in `rcx`.
-    Access { site: Site, back: Label, thunk: u64, rd: u8 },
+    /// An access that the TLB doesn't answer.
+    Access { site: Site, back: Label, thunk: u64, address: Reg, rd: u8 },
+    /// Accesses that one look-up was to serve, one by one.
+    Apart { nodes: Vec<Node>, index: u32, back: Label },
     /// The instruction is left to the interpreter, and the block goes on.
     Interpret { site: Site, back: Label, thunk: u64 },
     /// The instruction is left to the interpreter, and the block ends.
@@ -93,7 +95,8 @@ pub struct Lowering<'a> {
     pub(super) patches: Vec<Patch>,
     /// Number of the block's first patch among all.
     pub(super) first_patch: u32,
-    pub(super) start: Label,
+    /// Behind the no-operation at the block's start: a hart that loops here leaves when its budget ends.
+    pub(super) start_of_loop: Label,
     pub(super) entry: Offset,
     pub(super) last_reaches_over: bool,
     /// Instructions before the one that is being lowered.
@@ -130,6 +133,7 @@ pub fn lower(
     asm.data(block.entry);
     let start = asm.here();
     asm.no_operation();
+    let start_of_loop = asm.here();
     let nothing = Node { instruction: Instruction::new(Op::Addi, 4), bits: 0, offset: block.entry };
     let mut lowering = Lowering {
         asm,
@@ -138,7 +142,7 @@ pub fn lower(
         cold: Vec::new(),
         patches: Vec::new(),
         first_patch,
-        start,
+        start_of_loop,
         entry: block.entry,
         last_reaches_over: block.last_reaches_over,
         index: 0,
@@ -157,10 +161,19 @@ impl Lowering<'_> {
     fn block(&mut self, block: &Superblock) {
         let last_is_special = matches!(block.end, End::Call(_) | End::Indirect | End::System);
         let plain = block.nodes.len() - usize::from(last_is_special);
-        for (index, node) in block.nodes[..plain].iter().enumerate() {
+        let nodes = &block.nodes[..plain];
+        let mut next = 0;
+        while let Some(node) = nodes.get(next) {
+            self.index = next as u32;
+            let grouped = self.group(&nodes[next..]);
+            if grouped != 0 {
+                self.page_relative = None;
+                next += grouped;
+                continue;
+            }
             self.node = *node;
-            self.index = index as u32;
             self.instruction(&node.instruction);
+            next += 1;
         }
         self.index = plain as u32;
         if let Some(node) = block.nodes.get(plain) {
@@ -296,10 +309,21 @@ impl Lowering<'_> {
                 ColdKind::Taken { target, charge } => self.goto(target, charge),
                 ColdKind::Link { patch } => self.link_stub(patch),
                 ColdKind::FarLink { patch } => self.far_link_stub(patch),
-                ColdKind::Access { site, back, thunk, rd } => {
+                ColdKind::Access { site, back, thunk, address, rd } => {
+                    if address != RAX {
+                        self.asm.mov(Quad, RAX, address);
+                    }
                     self.asm.mov_imm(RDX, site.bits().into());
                     self.asm.call_to(thunk);
                     self.put(rd, RAX);
+                    self.asm.jmp(back);
+                }
+                ColdKind::Apart { nodes, index, back } => {
+                    for (node, index) in nodes.iter().zip(index..) {
+                        self.node = *node;
+                        self.index = index;
+                        self.memory(&node.instruction);
+                    }
                     self.asm.jmp(back);
                 }
                 ColdKind::Interpret { site, back, thunk } => {

@@ -8,6 +8,7 @@ use super::assembler::*;
 use super::float::Precision;
 use super::lower::{ColdKind, Lowering};
 use super::registers::{FloatPlace, Place, float_place, place};
+use crate::ir::Node;
 use crate::runtime::space::{TLB_ADDEND, TLB_ENTRIES, TLB_LOAD, TLB_STORE};
 
 /// Binary logarithm of a page's size.
@@ -20,6 +21,68 @@ const ENTRY_SHIFT: u8 = 5;
 pub(super) enum For {
     Load,
     Store,
+}
+
+/// What a load or store does.
+struct Access {
+    bytes: u8,
+    signed: bool,
+    is_float: bool,
+    is_store: bool,
+}
+
+const fn access(i: &Instruction) -> Option<Access> {
+    let (bytes, signed, is_float, is_store) = match i.op {
+        Op::Lb => (1, true, false, false),
+        Op::Lh => (2, true, false, false),
+        Op::Lw => (4, true, false, false),
+        Op::Ld => (8, false, false, false),
+        Op::Lbu => (1, false, false, false),
+        Op::Lhu => (2, false, false, false),
+        Op::Lwu => (4, false, false, false),
+        Op::Sb => (1, false, false, true),
+        Op::Sh => (2, false, false, true),
+        Op::Sw => (4, false, false, true),
+        Op::Sd => (8, false, false, true),
+        Op::Flw => (4, false, true, false),
+        Op::Fld => (8, false, true, false),
+        Op::Fsw => (4, false, true, true),
+        Op::Fsd => (8, false, true, true),
+        _ => return None,
+    };
+    Some(Access { bytes, signed, is_float, is_store })
+}
+
+/// Loads and stores that one look-up serves.
+struct Group {
+    length: usize,
+    /// Displacement of the first byte, and of the one behind the last.
+    first: i32,
+    last: i32,
+    stores: bool,
+}
+
+impl Group {
+    /// More bytes than this too often span two pages.
+    const SPAN: i32 = 512;
+
+    fn of(nodes: &[Node]) -> Option<Self> {
+        let base = nodes.first()?.instruction.rs1;
+        let mut group = Self { length: 0, first: i32::MAX, last: i32::MIN, stores: false };
+        for node in nodes {
+            let i = &node.instruction;
+            let Some(access) = access(i) else { break };
+            let (first, last) = (i.imm.min(group.first), (i.imm + i32::from(access.bytes)).max(group.last));
+            if i.rs1 != base || last - first > Self::SPAN {
+                break;
+            }
+            group = Self { length: group.length + 1, first, last, stores: group.stores || access.is_store };
+            if !access.is_store && !access.is_float && i.rd == base {
+                break;
+            }
+        }
+        (group.length >= 2).then_some(group)
+    }
 }
 
 impl Lowering<'_> {
@@ -50,66 +113,88 @@ impl Lowering<'_> {
 
     fn load(&mut self, i: &Instruction, bytes: u8, signed: bool) {
         let site = self.site().access(bytes, signed, false, i.rd);
-        self.address(i.rs1, i.imm);
         let back = self.asm.label();
         let thunk = self.thunks.load;
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, rd: i.rd });
-        self.look_up(For::Load, bytes, miss);
-        let result = self.result(i.rd, RDX);
-        self.asm.load(bytes, signed, result, Mem::indexed(RCX, RAX, 0, 0));
-        self.put(i.rd, result);
+        let address = self.address_register(i.rs1, i.imm);
+        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: i.rd });
+        self.look_up(For::Load, address, bytes.into(), miss);
+        self.load_from(i.rd, bytes, signed, Mem::indexed(RCX, address, 0, 0));
         self.asm.bind(back);
     }
 
     fn store(&mut self, i: &Instruction, bytes: u8) {
         let site = self.site().access(bytes, false, false, i.rs2);
-        self.address(i.rs1, i.imm);
         let back = self.asm.label();
         let thunk = self.thunks.store;
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, rd: 0 });
-        self.look_up(For::Store, bytes, miss);
-        let value = self.get(i.rs2, RDX);
-        self.asm.store(bytes, Mem::indexed(RCX, RAX, 0, 0), value);
+        let address = self.address_register(i.rs1, i.imm);
+        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: 0 });
+        self.look_up(For::Store, address, bytes.into(), miss);
+        self.store_to(i.rs2, bytes, Mem::indexed(RCX, address, 0, 0));
         self.asm.bind(back);
     }
 
     fn load_float(&mut self, i: &Instruction, bytes: u8) {
         self.check_float();
         let site = self.site().access(bytes, false, true, i.rd);
-        self.address(i.rs1, i.imm);
         let back = self.asm.label();
         let thunk = self.thunks.load;
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, rd: 0 });
-        self.look_up(For::Load, bytes, miss);
-        let from = Mem::indexed(RCX, RAX, 0, 0);
-        match (float_place(i.rd), bytes) {
-            (FloatPlace::Host(xmm), 8) => self.asm.movq_load(xmm, from),
-            (FloatPlace::Slot(slot), 8) => {
-                self.asm.mov(Quad, RDX, from);
-                self.asm.mov_to_memory(Quad, slot, RDX);
-            }
-            (FloatPlace::Host(xmm), _) => self.float_box(xmm, from),
-            (FloatPlace::Slot(slot), _) => {
-                // A narrower value is boxed: all bits above it are ones.
-                self.asm.mov(Double, RDX, from);
-                self.asm.mov_to_memory(Double, slot, RDX);
-                self.asm.mov_imm_to_memory(Double, slot.offset(4), -1);
-            }
-        }
+        let address = self.address_register(i.rs1, i.imm);
+        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: 0 });
+        self.look_up(For::Load, address, bytes.into(), miss);
+        self.load_float_from(i.rd, bytes, Mem::indexed(RCX, address, 0, 0));
         self.asm.bind(back);
-        self.float_holds(i.rd, if bytes == 4 { Precision::Single } else { Precision::Double });
     }
 
     fn store_float(&mut self, i: &Instruction, bytes: u8) {
         self.check_float();
         let site = self.site().access(bytes, false, true, i.rs2);
-        self.address(i.rs1, i.imm);
         let back = self.asm.label();
         let thunk = self.thunks.store;
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, rd: 0 });
-        self.look_up(For::Store, bytes, miss);
-        let to = Mem::indexed(RCX, RAX, 0, 0);
-        match (float_place(i.rs2), bytes) {
+        let address = self.address_register(i.rs1, i.imm);
+        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: 0 });
+        self.look_up(For::Store, address, bytes.into(), miss);
+        self.store_float_to(i.rs2, bytes, Mem::indexed(RCX, address, 0, 0));
+        self.asm.bind(back);
+    }
+
+    // What follows uses `rdx` alone besides the address.
+
+    fn load_from(&mut self, rd: u8, bytes: u8, signed: bool, from: Mem) {
+        let result = self.result(rd, RDX);
+        self.asm.load(bytes, signed, result, from);
+        self.put(rd, result);
+    }
+
+    fn store_to(&mut self, rs2: u8, bytes: u8, to: Mem) {
+        match place(rs2) {
+            Place::Zero => self.asm.store_zero(bytes, to),
+            _ => {
+                let value = self.get(rs2, RDX);
+                self.asm.store(bytes, to, value);
+            }
+        }
+    }
+
+    fn load_float_from(&mut self, rd: u8, bytes: u8, from: Mem) {
+        match (float_place(rd), bytes) {
+            (FloatPlace::Host(xmm), 8) => self.asm.movq_load(xmm, from),
+            (FloatPlace::Slot(slot), 8) => {
+                self.asm.mov(Quad, RDX, from);
+                self.asm.mov_to_memory(Quad, slot, RDX);
+            }
+            // A narrower value is boxed: all bits above it are ones.
+            (FloatPlace::Host(xmm), _) => self.float_box(xmm, from),
+            (FloatPlace::Slot(slot), _) => {
+                self.asm.mov(Double, RDX, from);
+                self.asm.mov_to_memory(Double, slot, RDX);
+                self.asm.mov_imm_to_memory(Double, slot.offset(4), -1);
+            }
+        }
+        self.float_holds(rd, if bytes == 4 { Precision::Single } else { Precision::Double });
+    }
+
+    fn store_float_to(&mut self, rs2: u8, bytes: u8, to: Mem) {
+        match (float_place(rs2), bytes) {
             (FloatPlace::Host(xmm), 8) => self.asm.movq_store(to, xmm),
             (FloatPlace::Host(xmm), _) => self.asm.movss_store(to, xmm),
             (FloatPlace::Slot(slot), _) => {
@@ -117,7 +202,54 @@ impl Lowering<'_> {
                 self.asm.store(bytes, to, RDX);
             }
         }
+    }
+
+    /// Lowers the loads and stores at the start of `nodes` that one look-up can serve: those off the same base
+    /// register, close to each other. Returns how many, 0 where it isn't worth it.
+    pub(super) fn group(&mut self, nodes: &[Node]) -> usize {
+        let Some(group) = Group::of(nodes) else { return 0 };
+        let nodes = &nodes[..group.length];
+        self.node = nodes[0];
+        if nodes.iter().any(|node| access(&node.instruction).is_some_and(|access| access.is_float)) {
+            self.check_float();
+        }
+        let back = self.asm.label();
+        let apart = self.add_cold(ColdKind::Apart { nodes: nodes.to_vec(), index: self.index, back });
+        let address = self.address_register(nodes[0].instruction.rs1, group.first);
+        let kind = if group.stores { For::Store } else { For::Load };
+        self.look_up(kind, address, group.last - group.first, apart);
+        for node in nodes {
+            let i = &node.instruction;
+            let at = Mem::indexed(RCX, address, 0, i.imm - group.first);
+            match access(i) {
+                Some(Access { bytes, is_float: false, is_store: false, signed }) => {
+                    self.load_from(i.rd, bytes, signed, at);
+                }
+                Some(Access { bytes, is_float: false, is_store: true, .. }) => {
+                    self.store_to(i.rs2, bytes, at)
+                }
+                Some(Access { bytes, is_float: true, is_store: false, .. }) => {
+                    self.load_float_from(i.rd, bytes, at);
+                }
+                Some(Access { bytes, is_float: true, is_store: true, .. }) => {
+                    self.store_float_to(i.rs2, bytes, at);
+                }
+                None => {}
+            }
+        }
         self.asm.bind(back);
+        group.length
+    }
+
+    /// The register that holds an effective address: the base's own where nothing is added, else `rax`.
+    fn address_register(&mut self, base: u8, displacement: i32) -> Reg {
+        match place(base) {
+            Place::Host(host) if displacement == 0 => host,
+            _ => {
+                self.address(base, displacement);
+                RAX
+            }
+        }
     }
 
     /// `rax` = effective address.
@@ -135,23 +267,23 @@ impl Lowering<'_> {
         }
     }
 
-    /// Looks the address in `rax` up. On a hit, `rcx` + `rax` is the host address; otherwise goes to `miss`.
-    pub(super) fn look_up(&mut self, access: For, bytes: u8, miss: Label) {
+    /// Looks an address up. On a hit, `rcx` plus the address is the host address; otherwise goes to `miss`.
+    pub(super) fn look_up(&mut self, access: For, address: Reg, bytes: i32, miss: Label) {
         const MASK: i32 = (TLB_ENTRIES as i32 - 1) << ENTRY_SHIFT;
         let tag = match access {
             For::Load => TLB_LOAD,
             For::Store => TLB_STORE,
         };
         if self.features.bits {
-            self.asm.rotate_into(Double, RCX, RAX, PAGE_SHIFT - ENTRY_SHIFT);
+            self.asm.rotate_into(Double, RCX, address, PAGE_SHIFT - ENTRY_SHIFT);
         } else {
-            self.asm.mov(Double, RCX, RAX);
+            self.asm.mov(Double, RCX, address);
             self.asm.shift_imm(Shift::Shr, Double, RCX, PAGE_SHIFT - ENTRY_SHIFT);
         }
         self.asm.alu_imm(Alu::And, Double, RCX, MASK);
         self.asm.mov(Quad, RDX, Mem::indexed(RBP, RCX, 0, tag));
-        self.asm.alu(Alu::Xor, Quad, RDX, RAX);
-        self.asm.alu_imm(Alu::Cmp, Quad, RDX, 4096 - i32::from(bytes));
+        self.asm.alu(Alu::Xor, Quad, RDX, address);
+        self.asm.alu_imm(Alu::Cmp, Quad, RDX, 4096 - bytes);
         self.asm.jcc(Cond::Above, miss);
         self.asm.mov(Quad, RCX, Mem::indexed(RBP, RCX, 0, TLB_ADDEND));
     }

@@ -191,7 +191,7 @@ impl Lowering<'_> {
         self.asm.jcc(Cond::Equal, off);
         self.address(i.rs1, 0);
         self.asm.alu_imm(Alu::And, Quad, RAX, -BLOCK);
-        self.look_up(For::Store, 8, slow);
+        self.look_up(For::Store, RAX, 8, slow);
         self.asm.sse(Prefix::None, XORPS, Xmm(0), Xmm(0));
         for part in (0..BLOCK).step_by(16) {
             self.asm.sse(Prefix::None, MOVAPS_STORE, Xmm(0), Mem::indexed(RCX, RAX, 0, part));
