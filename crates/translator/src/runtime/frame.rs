@@ -29,6 +29,24 @@ pub const SLOT: [u8; 32] = {
     slots
 };
 
+/// IE, ZE, OE, UE and PE of MXCSR, and the flags of RISC-V that they are: NV, DZ, OF, UF, NX. DE has none.
+const FLAGS: [u8; 64] = {
+    const PAIRS: [(usize, u8); 5] = [(1, 16), (4, 8), (8, 4), (16, 2), (32, 1)];
+    let mut flags = [0; 64];
+    let mut mxcsr = 0;
+    while mxcsr < 64 {
+        let mut i = 0;
+        while i < PAIRS.len() {
+            if mxcsr & PAIRS[i].0 != 0 {
+                flags[mxcsr] |= PAIRS[i].1;
+            }
+            i += 1;
+        }
+        mxcsr += 1;
+    }
+    flags
+};
+
 /// State of a hart in translated code.
 #[repr(C, align(64))]
 pub struct Frame {
@@ -47,6 +65,8 @@ pub struct Frame {
     /// Whether floating-point instructions may be executed on the host's unit: `mstatus.FS` is Dirty, and
     /// the host has the rounding mode.
     pub float_ready: u8,
+    /// `fflags` for each combination of MXCSR's flags.
+    pub flags: [u8; 64],
     /// Whether `cbo.zero` may be executed.
     pub zero_ready: u8,
     /// Whether the hart is in S-mode.
@@ -110,6 +130,7 @@ impl Frame {
             self.x[usize::from(slot)] = *value;
         }
         self.f = *f;
+        self.flags = FLAGS;
     }
 
     /// Gives them back.

@@ -270,14 +270,10 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
 
     /// Hands the flags that the host raised to `fflags`.
     pub fn take_flags(&mut self, frame: &mut Frame) {
-        /// IE, ZE, OE, UE, PE and the flags of RISC-V that they are.
-        const FLAGS: [(u32, u8); 5] = [(1, 16), (4, 8), (8, 4), (16, 2), (32, 1)];
         let raised = frame.guest_mxcsr & MXCSR_FLAGS;
         if raised != 0 {
             frame.guest_mxcsr &= !MXCSR_FLAGS;
-            let flags =
-                FLAGS.iter().filter(|(bit, _)| raised & bit != 0).fold(0, |all, (_, flag)| all | flag);
-            self.hart.raise_float_flags(flags);
+            self.hart.raise_float_flags(frame.flags[raised as usize]);
         }
     }
 

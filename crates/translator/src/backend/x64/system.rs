@@ -16,6 +16,8 @@ const ZERO_READY: Mem = Mem::new(RSP, offset_of!(Frame, zero_ready) as i32);
 const IS_SUPERVISOR: Mem = Mem::new(RSP, offset_of!(Frame, is_supervisor) as i32);
 const IS_HELD_BACK: Mem = Mem::new(RSP, offset_of!(Frame, is_held_back) as i32);
 const CSR: Mem = Mem::new(RSP, offset_of!(Frame, csr) as i32);
+const GUEST_MXCSR: Mem = Mem::new(RSP, offset_of!(Frame, guest_mxcsr) as i32);
+const SCRATCH: Mem = Mem::new(RSP, offset_of!(Frame, scratch) as i32);
 const TLB: Mem = Mem::new(RSP, offset_of!(Frame, tlb) as i32);
 const TLB_WITHOUT_USER: Mem = Mem::new(RSP, offset_of!(Frame, supervisor_tlbs) as i32);
 const TLB_WITH_USER: Mem = TLB_WITHOUT_USER.offset(8);
@@ -31,12 +33,18 @@ pub enum Simple {
     Read(usize),
     /// Writes one, all of whose bits can be written.
     Swap(usize),
+    /// Writes `sepc`, whose lowest bit stays zero.
+    WriteSepc,
     /// Clears bits of `sstatus` that only hold interrupts back: SIE.
     Mask,
     /// Sets SIE.
     Unmask,
     /// Reads `sstatus`.
     ReadStatus,
+    /// Reads `fflags`.
+    ReadFlags,
+    /// Writes `fflags`.
+    SwapFlags,
     /// Sets or clears in `sstatus` what a register says, which may be SUM alone.
     Status,
 }
@@ -51,8 +59,11 @@ pub fn simple(i: &Instruction) -> Option<Simple> {
         csr::SSTATUS if i.rd == 0 && matches!(i.op, Op::Csrrs | Op::Csrrc) => Some(Simple::Status),
         csr::SSTATUS if i.op == Op::Csrrci && sie => Some(Simple::Mask),
         csr::SSTATUS if i.op == Op::Csrrsi && sie => Some(Simple::Unmask),
+        csr::FFLAGS if reads_only => Some(Simple::ReadFlags),
+        csr::FFLAGS if i.op == Op::Csrrw => Some(Simple::SwapFlags),
         csr::SSCRATCH if i.op == Op::Csrrw => Some(Simple::Swap(offset_of!(Csrs, sscratch))),
         csr::SSCRATCH if reads_only => Some(Simple::Read(offset_of!(Csrs, sscratch))),
+        csr::SEPC if i.op == Op::Csrrw && i.rd == 0 => Some(Simple::WriteSepc),
         csr::SEPC if reads_only => Some(Simple::Read(offset_of!(Csrs, sepc))),
         csr::SCAUSE if reads_only => Some(Simple::Read(offset_of!(Csrs, scause))),
         csr::STVAL if reads_only => Some(Simple::Read(offset_of!(Csrs, stval))),
@@ -78,6 +89,9 @@ impl Lowering<'_> {
     }
 
     fn simple_csr(&mut self, i: &Instruction, simple: Simple) {
+        if matches!(simple, Simple::ReadFlags | Simple::SwapFlags) {
+            return self.float_flags(i, simple);
+        }
         let site = self.site();
         let other = self.add_cold(ColdKind::Step { site });
         self.asm.cmp_byte(IS_SUPERVISOR, 0);
@@ -91,7 +105,7 @@ impl Lowering<'_> {
         }
         self.asm.mov(Quad, RCX, CSR);
         match simple {
-            Simple::Status => {}
+            Simple::Status | Simple::ReadFlags | Simple::SwapFlags => {}
             Simple::Read(offset) => {
                 self.asm.mov(Quad, RAX, Mem::new(RCX, offset as i32));
                 self.put(i.rd, RAX);
@@ -102,6 +116,11 @@ impl Lowering<'_> {
                 let new = self.get(i.rs1, RDX);
                 self.asm.mov_to_memory(Quad, register, new);
                 self.put(i.rd, RAX);
+            }
+            Simple::WriteSepc => {
+                self.copy(i.rs1, RAX);
+                self.asm.alu_imm(Alu::And, Quad, RAX, -2);
+                self.asm.mov_to_memory(Quad, Mem::new(RCX, offset_of!(Csrs, sepc) as i32), RAX);
             }
             Simple::ReadStatus => self.read_status(i.rd),
             Simple::Mask => {
@@ -152,6 +171,40 @@ impl Lowering<'_> {
             self.asm.alu_to_memory(Alu::And, Quad, MSTATUS, RDX);
         }
         self.asm.bind(done);
+    }
+
+    /// The flags are what the CSR holds, and what the host has raised since. Those that a write finds raised
+    /// on the host and wants raised need not be cleared there.
+    fn float_flags(&mut self, i: &Instruction, simple: Simple) {
+        const FFLAGS: Mem = Mem::new(RCX, offset_of!(Csrs, fflags) as i32);
+        const HOST_FLAGS: i32 = 0x3f;
+        const ALL: i32 = 0x1f;
+        self.check_float();
+        self.asm.stmxcsr(GUEST_MXCSR);
+        self.asm.mov(Quad, RCX, CSR);
+        self.asm.mov(Double, RAX, GUEST_MXCSR);
+        self.asm.alu_imm(Alu::And, Double, RAX, HOST_FLAGS);
+        self.asm.load(1, false, RAX, Mem::indexed(RSP, RAX, 0, offset_of!(Frame, flags) as i32));
+        if simple == Simple::ReadFlags {
+            self.asm.load(1, false, RDX, FFLAGS);
+            self.asm.alu(Alu::Or, Double, RAX, RDX);
+            return self.put(i.rd, RAX);
+        }
+        let kept = self.asm.label();
+        self.copy(i.rs1, RDX);
+        self.asm.alu_imm(Alu::And, Double, RDX, ALL);
+        self.asm.mov_to_memory(Quad, SCRATCH, RDX);
+        self.asm.not(Double, RDX);
+        self.asm.test(Double, RDX, RAX);
+        self.asm.jcc(Cond::Equal, kept);
+        self.asm.alu_imm(Alu::And, Double, GUEST_MXCSR, !HOST_FLAGS);
+        self.asm.ldmxcsr(GUEST_MXCSR);
+        self.asm.bind(kept);
+        self.asm.load(1, false, RDX, FFLAGS);
+        self.asm.alu(Alu::Or, Double, RAX, RDX);
+        self.asm.mov(Quad, RDX, SCRATCH);
+        self.asm.store(1, FFLAGS, RDX);
+        self.put(i.rd, RAX);
     }
 
     /// `rd` = `sstatus`, `rcx` pointing at the CSRs. SD tells whether FS or VS is Dirty: whether both bits of
