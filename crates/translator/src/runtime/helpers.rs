@@ -98,7 +98,9 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
     }
     let vm = run.vm;
     let env = vm.environment(&vm.harts()[run.state.hart_index]);
+    let before = run.hart.retired;
     let exit = run.hart.execute_system(&env, &instruction, bits);
+    run.charge_trap(before);
     frame.set_x(instruction.rd, run.hart.x[usize::from(instruction.rd)]);
     frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
     if let Some(exit) = exit {
@@ -115,7 +117,9 @@ extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u
     run.state.profile.odd += 1;
     run.count_interpreted(frame.page + Site::from_bits(site as u32).offset());
     run.arrive(frame, Site::from_bits(site as u32));
+    let before = run.hart.retired;
     run.step(frame);
+    run.charge_trap(before);
     frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
     let vm = run.vm;
     run.hart.take_interrupt_as_seen(&vm.environment(&vm.harts()[run.state.hart_index]));
@@ -212,6 +216,13 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         frame.budget -= site.index() as i32;
         self.hart.pc = frame.page + site.offset();
         self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
+    }
+
+    /// Takes from the budget if nothing was retired: traps that lead to traps must not keep the hart here.
+    fn charge_trap(&mut self, before: u64) {
+        if self.hart.retired == before {
+            self.base = self.base.wrapping_sub(1);
+        }
     }
 
     /// The code to go on with at the hart's program counter, after its state may have changed.

@@ -104,7 +104,7 @@ pub(super) struct Run<'a, M> {
     pub hart: &'a mut Hart,
     pub vm: &'a Vm<M>,
     pub exit: Option<Exit>,
-    /// Instructions retired when the budget will be zero.
+    /// Instructions retired when the budget will be zero, less the traps that took from it.
     pub base: u64,
 }
 
@@ -155,7 +155,6 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         let frame = unsafe { &mut *frame };
         frame.load(&self.hart.x, &self.hart.f);
         self.load_reservation(frame);
-        frame.run = std::ptr::from_mut(self).cast();
         frame.relink = RELINK;
         self.state.spaces.leave();
     }
@@ -191,13 +190,16 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
             self.refresh(context);
             let code = self.find(context, self.hart.pc);
             let start = self.hart.retired;
+            let slice = left.min(SLICE);
+            let mut traps = 0;
             match code {
                 Ok(Some(code)) => {
-                    let slice = left.min(SLICE);
                     context.budget = slice as i32;
                     context.pc = 1;
                     self.base = start.wrapping_add(slice);
                     self.state.profile.entries += 1;
+                    // Here and not earlier: helpers change what this borrow has exclusively otherwise.
+                    context.run = std::ptr::from_mut(self).cast();
                     enter(frame, code);
                     // SAFETY: translated code has left.
                     let frame = unsafe { &mut *frame };
@@ -205,6 +207,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                         self.hart.pc = frame.pc;
                     }
                     self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
+                    traps = start.wrapping_add(slice).wrapping_sub(self.base);
                     self.take_flags(frame);
                 }
                 Ok(None) if self.state.is_full => {}
@@ -212,7 +215,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                 Err(trap) => self.hart.take_trap(trap),
             }
             self.state.shared.leave(self.state.hart_index);
-            left = left.saturating_sub(self.hart.retired.wrapping_sub(start));
+            left = left.saturating_sub(self.hart.retired.wrapping_sub(start).wrapping_add(traps));
             if let Some(exit) = self.exit.take() {
                 return exit;
             }
