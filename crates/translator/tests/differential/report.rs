@@ -82,15 +82,16 @@ pub fn explain(seed: u64, episode: u32, found: &Difference) -> Option<String> {
 
 fn describe(difference: &Difference, replay: &Replay) -> String {
     let mut text = format!("\n{}\nstart: {}\nblock:\n", difference.text, replay.start);
-    for &bits in &replay.block {
+    for &bits in replay.block.iter().filter(|&&bits| bits != 0x13 && bits != 1) {
         let _ = match decode(bits) {
             Some(i) => writeln!(text, "  {bits:08x} {}", disassemble(&i, 0)),
             None => writeln!(text, "  {bits:08x} illegal"),
         };
     }
     let _ = writeln!(text, "steps of the interpreter:");
-    let skipped = replay.trace.len().saturating_sub(60);
-    replay.trace[skipped..].iter().for_each(|line| {
+    let length = replay.trace.len();
+    let is_shown = |&(at, _): &(usize, &String)| at < 40 || at + 40 >= length;
+    replay.trace.iter().enumerate().filter(is_shown).for_each(|(_, line)| {
         let _ = writeln!(text, "  {line}");
     });
     text

@@ -15,6 +15,8 @@ const G: u64 = 1 << 5;
 const A: u64 = 1 << 6;
 const D: u64 = 1 << 7;
 const N: u64 = 1 << 63;
+/// A global page's PTEs in several tables stay the same only if no walk sets A or D in one of them.
+const SHARED: u64 = G | A | D;
 
 /// Pages of each kind of small mapping.
 const PAGES: u64 = 20;
@@ -132,7 +134,7 @@ impl Tables {
         let valid = if random.chance(4) { 0 } else { V };
         let odd = match random.below(200) {
             0 => 1 << (54 + random.below(10)),
-            1 => U | G,
+            1 => U,
             _ => 0,
         };
         (physical >> 2 | valid | rights | seen | user) ^ odd
@@ -150,7 +152,7 @@ impl Tables {
     fn global(&self, random: &mut Random, page: u64) -> u64 {
         match page {
             0 => self.targets.handler >> 2 | V | R | X | A | G,
-            _ => self.small(random, 0) | G,
+            _ => self.small(random, 0) | SHARED,
         }
     }
 
@@ -174,7 +176,7 @@ impl Tables {
                 let group = random.pick(&[self.targets.group, self.targets.group, self.targets.ram]);
                 self.leaf(random, group, U) | N | 8 << 10
             }
-            _ if is_global => self.small(random, 0) | G,
+            _ if is_global => self.small(random, 0) | SHARED,
             _ => self.small(random, if address < GLOBAL { U } else { 0 }),
         };
         let spaces = if is_global { &self.spaces[..] } else { &self.spaces[number..=number] };
