@@ -23,7 +23,7 @@ mod tests;
 
 use alloc::boxed::Box;
 
-use rvisor_isa::{Exception, Instruction};
+use rvisor_isa::{Exception, Instruction, Op};
 
 use crate::exit::{Environment, Exit};
 use crate::state::Hart;
@@ -147,6 +147,11 @@ impl Hart {
         let x = &mut interpreter.registers;
         for register in [instruction.rs1, instruction.rs2, instruction.rd] {
             x.write(register, self.x[usize::from(register)]);
+        }
+        if matches!(instruction.op, Op::CboInval | Op::CboClean | Op::CboFlush | Op::CboZero) {
+            // Whoever executed what came before may have left the context out of date.
+            self.tlb.context_changed();
+            self.refresh_context();
         }
         let outcome = system::execute(self, env, x, instruction);
         if instruction.rd != 0 {
