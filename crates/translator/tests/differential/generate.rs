@@ -227,7 +227,7 @@ fn distance(random: &mut Random, before: u64, left: u64) -> i32 {
     match random.below(10) {
         0..5 => (random.below(left + 2) * 2) as i32 * if random.chance(70) { 2 } else { 1 },
         5..8 => -((random.below(before + 1) * 4) as i32),
-        8 => random.below(8192) as i32 - 4096 & !1,
+        8 => (random.below(4096) as i32 - 2048) * 2,
         _ => (random.below(64) as i32 - 32) * 2,
     }
 }

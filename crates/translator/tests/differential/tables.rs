@@ -83,7 +83,7 @@ impl Tables {
             let levels = random.pick(&[3, 3, 4, 5]);
             let Some(root) = tables.free.pop() else { break };
             let asid = first_asid.wrapping_add(number);
-            let satp = (levels + 5) << 60 | u64::from(asid) << 44 | root / PAGE;
+            let satp = (levels + 5) << 60 | u64::from(asid) << 44 | (root / PAGE);
             let mut space = Space { satp, asid, levels, root, leaves: BTreeMap::new() };
             for page in 0..PAGES {
                 let user = tables.small(random, U);
