@@ -56,7 +56,9 @@ impl Lowering<'_> {
         signed: bool,
     ) -> bool {
         let is_exact = precision == Precision::Double && size == Double;
-        if i.aux != DYNAMIC && !is_exact {
+        // 64 bits are exact too where the significand holds them.
+        let is_exact_if_small = precision == Precision::Double && signed;
+        if i.aux != DYNAMIC && !is_exact && !is_exact_if_small {
             return false;
         }
         self.check_float();
@@ -77,6 +79,15 @@ impl Lowering<'_> {
                 (source.into(), Quad)
             }
         };
+        if i.aux != DYNAMIC && !is_exact {
+            let site = self.site();
+            let large = self.add_cold(ColdKind::Float { site, back });
+            self.asm.mov(Quad, RCX, source);
+            self.asm.shift_imm(Shift::Sar, Quad, RCX, 53);
+            self.asm.alu_imm(Alu::Add, Quad, RCX, 1);
+            self.asm.alu_imm(Alu::Cmp, Quad, RCX, 1);
+            self.asm.jcc(Cond::Above, large);
+        }
         let result = self.float_result(i.rd);
         match precision {
             Precision::Single => self.all_ones(result),
