@@ -65,6 +65,8 @@ struct Link {
     mappings: Option<u64>,
     stub: u64,
     target: Option<BlockId>,
+    /// Whether it was ever linked.
+    was_linked: bool,
 }
 
 /// Counts for the profile.
@@ -90,6 +92,8 @@ pub struct CodeCache {
     /// Bytes of thunks.
     fixed: usize,
     features: Features,
+    /// Whether several harts execute the code.
+    is_shared: bool,
     blocks: Vec<Block>,
     links: Vec<Link>,
     by_address: FxHashMap<u64, BlockId>,
@@ -102,7 +106,7 @@ pub struct CodeCache {
 
 impl CodeCache {
     /// An empty cache of `size` bytes of host code.
-    pub fn new(size: usize, helpers: &Helpers) -> io::Result<Self> {
+    pub fn new(size: usize, helpers: &Helpers, is_shared: bool) -> io::Result<Self> {
         let mut memory = CodeMemory::new(size)?;
         let mut asm = Assembler::new();
         let base = memory.next();
@@ -116,6 +120,7 @@ impl CodeCache {
             thunks,
             fixed,
             features: Features::detect(),
+            is_shared,
             blocks: Vec::new(),
             links: Vec::new(),
             by_address: FxHashMap::default(),
@@ -195,6 +200,7 @@ impl CodeCache {
                 mappings: patch.mappings.map(|at| base + u64::from(at)),
                 stub: base + u64::from(patch.stub),
                 target: None,
+                was_linked: false,
             });
         }
         self.counts.blocks += 1;
@@ -234,16 +240,18 @@ impl CodeCache {
 
     /// Links a jump to a block; one to another page holds under `mappings` only.
     ///
-    /// A jump to another page that led elsewhere is left alone: another hart may stand between its
-    /// comparison and its jump.
+    /// Where several harts execute the code, a jump to another page is linked to one target only, ever: a hart
+    /// may stand between its comparison and its jump.
     pub fn link(&mut self, link: u32, target: BlockId, mappings: u32) {
         let code = self.blocks[target as usize].code;
         let entry = &mut self.links[link as usize];
         match (entry.target, entry.mappings) {
-            (Some(old), Some(_)) if old != target => return,
+            (Some(old), Some(_)) if old != target && self.is_shared => return,
+            (None, Some(_)) if entry.was_linked && self.is_shared => return,
             (Some(_), None) => return,
-            (Some(_), Some(at)) => return self.memory.patch(at, mappings),
-            (None, at) => {
+            (Some(old), Some(at)) if old == target => return self.memory.patch(at, mappings),
+            (_, at) => {
+                entry.was_linked = true;
                 entry.target = Some(target);
                 self.memory.patch_jump(entry.jump, code);
                 if let Some(at) = at {

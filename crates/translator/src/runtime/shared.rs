@@ -52,7 +52,7 @@ impl Shared {
     pub(crate) fn new(harts: usize, size: usize, helpers: &Helpers) -> io::Result<Self> {
         let fresh = Fresh::default();
         Ok(Self {
-            cache: Mutex::new(CodeCache::new(size, helpers)?),
+            cache: Mutex::new(CodeCache::new(size, helpers, harts > 1)?),
             harts: (0..harts).map(|_| HartState::default()).collect(),
             unsettled: Mutex::new(Vec::new()),
             has_unsettled: AtomicBool::new(false),
