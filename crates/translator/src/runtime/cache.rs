@@ -303,11 +303,14 @@ impl CodeCache {
         for number in incoming {
             let link = &mut self.links[number as usize];
             if link.target == Some(id) {
-                link.target = None;
-                if let Some(at) = link.mappings {
-                    self.memory.patch(at, 0);
+                match link.mappings {
+                    // Its jump still leads here, for a hart that has compared already.
+                    Some(at) => self.memory.patch(at, 0),
+                    None => {
+                        link.target = None;
+                        self.memory.patch_jump(link.jump, link.stub);
+                    }
                 }
-                self.memory.patch_jump(link.jump, link.stub);
             }
         }
     }

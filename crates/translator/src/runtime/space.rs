@@ -531,9 +531,10 @@ impl Spaces {
                 if self.data[plain].private.is_some_and(|private| private != asid) {
                     self.data[plain].flush();
                 }
+                // Before the other is looked for, which may take the place of the oldest.
+                self.data[plain].last_use = self.clock;
                 let user = self.find_data(DataKey::SupervisorAndUser(asid, mxr));
                 self.data[user].last_use = self.clock;
-                self.data[plain].last_use = self.clock;
                 [self.data[plain].entries(), self.data[user].entries()]
             }
             _ => [std::ptr::null_mut(); 2],

@@ -747,3 +747,6 @@ impl Assembler {
         self.int(Double, &[0x0f, 0xae], 3, memory);
     }
 }
+
+#[cfg(test)]
+mod tests;
