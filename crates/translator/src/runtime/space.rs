@@ -561,3 +561,6 @@ impl Spaces {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
