@@ -51,6 +51,6 @@ fn translator_does_what_the_interpreter_does() {
     let seed = number("RVISOR_SEED").unwrap_or(1);
     match number("RVISOR_INSTRUCTIONS") {
         Some(count) => compare(seed, |totals| totals.instructions >= count),
-        None => compare(seed, |totals| totals.blocks >= 20_000),
+        None => compare(seed, |totals| totals.blocks >= 100_000),
     }
 }

@@ -536,7 +536,10 @@ impl World {
                 if exit == Exit::Budget && is_same(reference, translated) {
                     return Ok(());
                 }
-                first.get_or_insert_with(|| differences(reference, translated));
+                if replay.is_some() {
+                    // Where both had done as much for the first time tells more than where this gives up.
+                    first.get_or_insert_with(|| differences(reference, translated));
+                }
             }
             if reference.retired > translated.retired || traps > TRAPS {
                 let found = first.unwrap_or_else(|| differences(reference, translated));
