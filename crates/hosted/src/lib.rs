@@ -19,6 +19,8 @@ pub mod stream;
 pub mod terminal;
 mod wake;
 
+pub use rvisor_translator as translator;
+
 pub use clock::HostClock;
 pub use entropy::HostEntropy;
 pub use memory::HostMemory;

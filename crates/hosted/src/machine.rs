@@ -87,6 +87,8 @@ pub struct MachineConfig {
     pub serial: Stream,
     /// What executes instructions.
     pub engine: EngineKind,
+    /// What the translator is to tell about its work.
+    pub translator: rvisor_translator::Options,
 }
 
 /// A machine that can be powered on.
@@ -94,6 +96,7 @@ pub struct Machine {
     vm: Arc<HostedVm>,
     clock: HostClock,
     engine: EngineKind,
+    translator: Arc<rvisor_translator::Shared>,
 }
 
 impl Machine {
@@ -135,7 +138,15 @@ impl Machine {
             }
         }
         connect(config.serial.wake(), &vm, memory_map::UART);
-        Ok(Self { vm, clock, engine: config.engine })
+        let translator = rvisor_translator::share::<HostMemory>(config.harts, config.translator)?;
+        Ok(Self { vm, clock, engine: config.engine, translator })
+    }
+
+    /// Where the translator's time went, if the machine was made with
+    /// [`profile`](rvisor_translator::Options::profile); after [`run`](Self::run).
+    #[must_use]
+    pub fn profile(&self) -> Option<String> {
+        self.translator.report()
     }
 
     /// The machine's shared part.
@@ -167,7 +178,7 @@ impl Machine {
         let engine: Arc<runner::EngineFactory> = match self.engine {
             EngineKind::Interpreter => Arc::new(|| Ok(Box::new(Interpreter))),
             EngineKind::Translator => {
-                let shared = rvisor_translator::share::<HostMemory>(self.vm.harts().len())?;
+                let shared = Arc::clone(&self.translator);
                 Arc::new(move || Ok(Box::new(Translator::new(&shared)?)))
             }
         };

@@ -1,6 +1,8 @@
 //! `rvisor boot`: a machine from raw pieces.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
@@ -13,7 +15,7 @@ use rvisor_machine::boot::Program;
 use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::{TranslationMode, VmConfig};
 
-use crate::cli::{Boot, Engine, Network};
+use crate::cli::{Boot, Engine, EngineOptions, Network};
 use crate::session::Session;
 
 /// The files of a boot protocol, read.
@@ -48,6 +50,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         ports: Vec::new(),
         serial: serial.clone(),
         engine: engine(options.engine.engine),
+        translator: translator(&options.engine)?,
     })?;
     let placed = machine.place(&program)?;
     let session = Session {
@@ -57,7 +60,9 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         on_reset: if options.no_reboot { OnReset::Stop } else { OnReset::Reboot },
         time_limit: options.timeout,
     };
-    Ok(session.on_console()?)
+    let code = session.on_console()?;
+    print_profile(&machine);
+    Ok(code)
 }
 
 impl Files {
@@ -133,6 +138,25 @@ pub fn engine(engine: Engine) -> EngineKind {
     match engine {
         Engine::Translator => EngineKind::Translator,
         Engine::Interpreter => EngineKind::Interpreter,
+    }
+}
+
+/// What the translator is to tell about its work.
+pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::translator::Options> {
+    if options.engine != Engine::Translator && (options.profile || options.dump_translation.is_some()) {
+        bail!("--profile and --dump-translation tell about the translator; leave --engine out");
+    }
+    let create = |path: &PathBuf| {
+        File::create(path).map(BufWriter::new).with_context(|| format!("can't write {}", path.display()))
+    };
+    let dump = options.dump_translation.as_ref().map(create).transpose()?;
+    Ok(rvisor_hosted::translator::Options { profile: options.profile, dump })
+}
+
+/// Says where the translator's time went, if that was asked for.
+pub fn print_profile(machine: &Machine) {
+    if let Some(profile) = machine.profile() {
+        eprint!("{profile}");
     }
 }
 

@@ -135,6 +135,12 @@ pub struct EngineOptions {
     /// What executes the guest's instructions
     #[arg(long, value_enum, default_value_t = Engine::Translator)]
     pub engine: Engine,
+    /// Say at the end on standard error where the translator's time went, and which code it was spent in
+    #[arg(long)]
+    pub profile: bool,
+    /// Write all guest code that is translated, and what it is made into, to a file
+    #[arg(long, value_name = "FILE")]
+    pub dump_translation: Option<PathBuf>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

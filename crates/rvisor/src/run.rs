@@ -13,7 +13,7 @@ use rvisor_images::{Image, Store};
 use rvisor_machine::PowerRequest;
 use rvisor_machine::boot::{Placed, Program};
 
-use crate::boot::{engine, network};
+use crate::boot::{engine, network, print_profile, translator};
 use crate::cli::{List, Run};
 use crate::guest_command::{CommandPorts, Outcome};
 use crate::machines::{self, MachineDirectory};
@@ -49,6 +49,7 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         ports: ports.as_ref().map(CommandPorts::ports).unwrap_or_default(),
         serial: serial.clone(),
         engine: engine(options.engine.engine),
+        translator: translator(&options.engine)?,
     })?;
     let files = Files::read(&image)?;
     let command_line = command_line(&image, ports.is_some(), directory.name());
@@ -56,15 +57,17 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     if !options.rm {
         directory.keep();
     }
-    match ports {
+    let code = match ports {
         None => {
             let on_reset = OnReset::Reboot;
             let session =
                 Session { machine: &machine, program: &placed, serial: &serial, on_reset, time_limit: None };
-            Ok(session.on_console()?)
+            session.on_console()?
         }
-        Some(ports) => run_command(&machine, &placed, &serial, &ports, &options.command),
-    }
+        Some(ports) => run_command(&machine, &placed, &serial, &ports, &options.command)?,
+    };
+    print_profile(&machine);
+    Ok(code)
 }
 
 /// The machine's own copy-on-write disk, if its image has a disk.

@@ -12,13 +12,15 @@
 //! inside RAM; helpers get the frame of the thread that called them.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-#[allow(dead_code)]
+use std::io;
+use std::sync::Arc;
+
 mod backend;
 mod frontend;
 mod ir;
-#[allow(dead_code)]
 mod runtime;
 
+pub use runtime::Options;
 pub use runtime::run::{DirectMemory, Translator};
 pub use runtime::shared::Shared;
 
@@ -29,6 +31,6 @@ const CACHE: usize = 128 << 20;
 ///
 /// # Errors
 /// If the host has no memory for the code cache.
-pub fn share<M: DirectMemory + 'static>(harts: usize) -> std::io::Result<std::sync::Arc<Shared>> {
-    Ok(std::sync::Arc::new(Shared::new(harts, CACHE, &runtime::helpers::helpers::<M>())?))
+pub fn share<M: DirectMemory + 'static>(harts: usize, options: Options) -> io::Result<Arc<Shared>> {
+    Ok(Arc::new(Shared::new(harts, CACHE, &runtime::helpers::helpers::<M>(), options)?))
 }

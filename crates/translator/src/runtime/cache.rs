@@ -3,8 +3,10 @@
 //! A block belongs to the guest physical address of its first instruction. Each remembers the bytes it was
 //! made from: `fence.i` compares the blocks of pages that were written to, and removes those that differ.
 
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 use rvisor_waist::PAGE_SIZE;
@@ -14,7 +16,9 @@ use crate::backend::x64::lower::{Features, lower};
 use crate::backend::x64::thunks::{self, Helpers, Thunks};
 use crate::frontend::{LAST, Source, across, superblock};
 use crate::ir::{Offset, Superblock};
+use crate::runtime::Options;
 use crate::runtime::code_memory::CodeMemory;
+use crate::runtime::dump::listing;
 
 /// Number of a block.
 pub type BlockId = u32;
@@ -36,12 +40,21 @@ struct Block {
     /// Guest physical address of the first instruction.
     physical: u64,
     code: u64,
-    length: u32,
     /// What it was made from: pages, and the bytes in them.
     pieces: Vec<Piece>,
     /// Links that lead here.
     incoming: Vec<u32>,
-    is_dead: bool,
+    /// How often it was entered, and its listing, for a profile.
+    watched: Option<Watched>,
+}
+
+struct Watched {
+    entered: Box<AtomicU64>,
+    block: Superblock,
+    page: u64,
+    base: u64,
+    code: Box<[u8]>,
+    marks: Vec<u32>,
 }
 
 /// Guest code that a block was made from.
@@ -92,6 +105,7 @@ pub struct CodeCache {
     /// Bytes of thunks.
     fixed: usize,
     features: Features,
+    options: Options,
     /// Whether several harts execute the code.
     is_shared: bool,
     blocks: Vec<Block>,
@@ -106,7 +120,7 @@ pub struct CodeCache {
 
 impl CodeCache {
     /// An empty cache of `size` bytes of host code.
-    pub fn new(size: usize, helpers: &Helpers, is_shared: bool) -> io::Result<Self> {
+    pub fn new(size: usize, helpers: &Helpers, is_shared: bool, options: Options) -> io::Result<Self> {
         let mut memory = CodeMemory::new(size)?;
         let mut asm = Assembler::new();
         let base = memory.next();
@@ -120,6 +134,7 @@ impl CodeCache {
             thunks,
             fixed,
             features: Features::detect(),
+            options,
             is_shared,
             blocks: Vec::new(),
             links: Vec::new(),
@@ -189,11 +204,23 @@ impl CodeCache {
         let base = self.memory.next();
         self.asm.start(base);
         let first_link = self.links.len() as u32;
-        let lowered = lower(&mut self.asm, &self.thunks, self.features, block, first_link);
+        let entered = self.options.profile.then(Box::<AtomicU64>::default);
+        let counter = entered.as_ref().map(|entered| entered.as_ptr() as u64);
+        let lowered = lower(&mut self.asm, &self.thunks, self.features, block, first_link, counter);
         let code = self.asm.finish();
         let appended = self.memory.append(code);
         assert!(appended, "the caller made room");
         let length = code.len() as u32;
+        if let Some(dump) = &mut self.options.dump
+            && let Err(error) = writeln!(dump, "{}", listing(page, block, base, code, &lowered.marks))
+        {
+            log::error!("can't write the translations: {error}; their file ends here");
+            self.options.dump = None;
+        }
+        let watched = entered.map(|entered| {
+            let (block, marks) = (block.clone(), lowered.marks.clone());
+            Watched { entered, block, page, base, code: code.into(), marks }
+        });
         for patch in &lowered.patches {
             self.links.push(Link {
                 jump: base + u64::from(patch.jump),
@@ -207,7 +234,6 @@ impl CodeCache {
         self.counts.instructions += block.nodes.len() as u64;
         self.counts.bytes += u64::from(length);
         let id = self.blocks.len() as BlockId;
-        log::trace!("block {id} at {:#x}:\n{block}", page + block.entry as u64);
         for piece in &pieces {
             let ids = self.by_page.entry(piece.page).or_default();
             if ids.last() != Some(&id) {
@@ -217,10 +243,9 @@ impl CodeCache {
         self.blocks.push(Block {
             physical: page + block.entry as u64,
             code: base + u64::from(lowered.start),
-            length,
             pieces,
             incoming: Vec::new(),
-            is_dead: false,
+            watched,
         });
         // Jumps inside the page whose targets are known need not wait to be taken.
         for (number, patch) in (first_link..).zip(&lowered.patches) {
@@ -276,7 +301,6 @@ impl CodeCache {
 
     fn remove(&mut self, id: BlockId) {
         let block = &mut self.blocks[id as usize];
-        block.is_dead = true;
         self.counts.removed += 1;
         let incoming = std::mem::take(&mut block.incoming);
         let pieces = std::mem::take(&mut block.pieces);
@@ -324,6 +348,40 @@ impl CodeCache {
         self.across.clear();
         self.by_page.clear();
         self.counts.flushes += 1;
+    }
+
+    /// What was translated, and the blocks in which most instructions were executed.
+    pub fn report(&self) -> String {
+        /// Blocks that are listed.
+        const HOTTEST: usize = 10;
+        let CacheCounts { blocks, instructions, bytes, removed, flushes } = self.counts;
+        let mut text = format!(
+            "{blocks:12}  superblocks of {instructions} instructions made into {bytes} bytes\n\
+             {removed:12}  superblocks removed because their code changed\n\
+             {flushes:12}  times that the cache was full\n"
+        );
+        let watched = self.blocks.iter().filter_map(|block| block.watched.as_ref());
+        let mut watched: Vec<_> = watched
+            .map(|watched| {
+                let instructions = watched.block.nodes.len() as u64;
+                (watched.entered.load(Ordering::Relaxed) * instructions, watched)
+            })
+            .collect();
+        let all: u64 = watched.iter().map(|(executed, _)| executed).sum();
+        watched.sort_by_key(|&(executed, _)| std::cmp::Reverse(executed));
+        for (executed, watched) in watched.into_iter().take(HOTTEST) {
+            let percent = executed as f64 * 100.0 / all.max(1) as f64;
+            // Writing to a string can't fail.
+            let Watched { block, page, base, code, marks, .. } = watched;
+            let listing = listing(*page, block, *base, code, marks);
+            let _ = write!(text, "\n{percent:.1} % of instructions, at most: {listing}");
+        }
+        text
+    }
+
+    /// Whether a profile is made.
+    pub fn is_profiled(&self) -> bool {
+        self.options.profile
     }
 
     /// Guest physical pages that there is code of.

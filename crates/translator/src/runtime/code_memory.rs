@@ -95,14 +95,6 @@ impl CodeMemory {
         value[..5].copy_from_slice(&bytes);
         cell.store(u64::from_le_bytes(value), Ordering::Release);
     }
-
-    /// A copy of code, for printing.
-    pub fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
-        let offset = self.offset(address, 1);
-        assert!(length <= self.used - offset, "code is inside what is used");
-        // SAFETY: inside the mapping; racing patches may tear, which a print bears.
-        unsafe { std::slice::from_raw_parts(self.executable.as_ptr().add(offset), length) }.to_vec()
-    }
 }
 
 impl Drop for CodeMemory {

@@ -6,6 +6,7 @@ use rvisor_waist::{GuestVirtual, PAGE_SIZE};
 
 use crate::backend::x64::thunks::Helpers;
 use crate::runtime::frame::Frame;
+use crate::runtime::profile::Part;
 use crate::runtime::run::{DirectMemory, Hint, RELINK, Run, is_ram};
 use crate::runtime::site::Site;
 use crate::runtime::space::{TlbEntry, tlb_index};
@@ -56,142 +57,181 @@ unsafe fn context<'a, M>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Run<'a, M
 extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    run.hart.pc = target;
-    // Not from the jump cache: that misses, or has code that was removed.
-    run.state.spaces.code().forget(target);
-    run.state.profile.lookups += 1;
-    run.dispatch(frame)
+    let started = run.state.profile.start();
+    let answer = (|| {
+        run.hart.pc = target;
+        // Not from the jump cache: that misses, or has code that was removed.
+        run.state.spaces.code().forget(target);
+        run.state.profile.lookups += 1;
+        run.dispatch(frame)
+    })();
+    run.state.profile.stop(Part::Linking, started);
+    answer
 }
 
 extern "C" fn link<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, link: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    frame.relink = RELINK;
-    run.state.profile.links += 1;
-    run.hart.pc = target;
-    match run.find_block(target) {
-        Ok(Some((block, code))) => {
-            let space = run.state.spaces.code();
-            let (may_link, mappings) = (space.may_link(), space.mappings);
-            frame.mappings = mappings;
-            let mut cache = run.state.shared.cache();
-            if may_link || !cache.is_far(link as u32) {
-                cache.link(link as u32, block, mappings);
+    let started = run.state.profile.start();
+    let answer = (|| {
+        frame.relink = RELINK;
+        run.state.profile.links += 1;
+        run.hart.pc = target;
+        match run.find_block(target) {
+            Ok(Some((block, code))) => {
+                let space = run.state.spaces.code();
+                let (may_link, mappings) = (space.may_link(), space.mappings);
+                frame.mappings = mappings;
+                let mut cache = run.state.shared.cache();
+                if may_link || !cache.is_far(link as u32) {
+                    cache.link(link as u32, block, mappings);
+                }
+                frame.page = target & !(PAGE_SIZE - 1);
+                code
             }
-            frame.page = target & !(PAGE_SIZE - 1);
-            code
+            _ => run.dispatch(frame),
         }
-        _ => run.dispatch(frame),
-    }
+    })();
+    run.state.profile.stop(Part::Linking, started);
+    answer
 }
 
 extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64, bits: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    run.arrive(frame, Site::from_bits(site as u32));
-    run.take_flags(frame);
-    let bits = bits as u32;
-    let Some(instruction) = run.state.decode(bits) else { return 0 };
-    run.state.profile.count(instruction.op);
-    for register in [instruction.rs1, instruction.rs2, instruction.rd] {
-        run.hart.x[usize::from(register)] = frame.x(register);
-    }
-    let vm = run.vm;
-    let env = vm.environment(&vm.harts()[run.state.hart_index]);
-    let before = run.hart.retired;
-    let exit = run.hart.execute_system(&env, &instruction, bits);
-    run.charge_trap(before);
-    frame.set_x(instruction.rd, run.hart.x[usize::from(instruction.rd)]);
-    frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
-    if let Some(exit) = exit {
-        run.exit = Some(exit);
-        return 0;
-    }
-    run.hart.take_interrupt_as_seen(&env);
-    run.dispatch_changed(frame)
+    let started = run.state.profile.start();
+    let answer = (|| {
+        run.arrive(frame, Site::from_bits(site as u32));
+        run.take_flags(frame);
+        let bits = bits as u32;
+        let Some(instruction) = run.state.decode(bits) else { return 0 };
+        run.state.profile.count(instruction.op);
+        for register in [instruction.rs1, instruction.rs2, instruction.rd] {
+            run.hart.x[usize::from(register)] = frame.x(register);
+        }
+        let vm = run.vm;
+        let env = vm.environment(&vm.harts()[run.state.hart_index]);
+        let before = run.hart.retired;
+        let exit = run.hart.execute_system(&env, &instruction, bits);
+        run.charge_trap(before);
+        frame.set_x(instruction.rd, run.hart.x[usize::from(instruction.rd)]);
+        frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
+        if let Some(exit) = exit {
+            run.exit = Some(exit);
+            return 0;
+        }
+        run.hart.take_interrupt_as_seen(&env);
+        run.dispatch_changed(frame)
+    })();
+    run.state.profile.stop(Part::System, started);
+    answer
 }
 
 extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    run.state.profile.odd += 1;
-    run.count_interpreted(frame.page + Site::from_bits(site as u32).offset());
-    run.arrive(frame, Site::from_bits(site as u32));
-    let before = run.hart.retired;
-    run.step(frame);
-    run.charge_trap(before);
-    frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
-    let vm = run.vm;
-    run.hart.take_interrupt_as_seen(&vm.environment(&vm.harts()[run.state.hart_index]));
-    run.dispatch_changed(frame)
+    let started = run.state.profile.start();
+    let answer = (|| {
+        run.count_interpreted(frame.page + Site::from_bits(site as u32).offset());
+        run.arrive(frame, Site::from_bits(site as u32));
+        let before = run.hart.retired;
+        run.step(frame);
+        run.charge_trap(before);
+        frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
+        let vm = run.vm;
+        run.hart.take_interrupt_as_seen(&vm.environment(&vm.harts()[run.state.hart_index]));
+        run.dispatch_changed(frame)
+    })();
+    run.state.profile.stop(Part::Interpretation, started);
+    answer
 }
 
 extern "C" fn interpret<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let site = Site::from_bits(site as u32);
-    run.count_interpreted(frame.page + site.offset());
-    run.interpret(frame, site)
+    let started = run.state.profile.start();
+    let answer = (|| {
+        let site = Site::from_bits(site as u32);
+        run.count_interpreted(frame.page + site.offset());
+        run.interpret(frame, site)
+    })();
+    run.state.profile.stop(Part::Interpretation, started);
+    answer
 }
 
 extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let site = Site::from_bits(site as u32);
-    run.state.profile.atomic_misses += 1;
-    let access = if site.is_signed() { Access::Load } else { Access::Store };
-    if address.is_multiple_of(site.bytes()) {
-        // For the next time; what it fails with, the interpreter will find as well.
-        let _ = run.translate(address, access, site.bytes());
-    }
-    run.interpret(frame, site)
+    let started = run.state.profile.start();
+    let answer = (|| {
+        let site = Site::from_bits(site as u32);
+        run.state.profile.atomic_misses += 1;
+        let access = if site.is_signed() { Access::Load } else { Access::Store };
+        if address.is_multiple_of(site.bytes()) {
+            // For the next time; what it fails with, the interpreter will find as well.
+            let _ = run.translate(address, access, site.bytes());
+        }
+        run.interpret(frame, site)
+    })();
+    run.state.profile.stop(Part::Memory, started);
+    answer
 }
 
 extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let site = Site::from_bits(site as u32);
-    let bytes = site.bytes();
-    run.state.profile.load_misses += 1;
-    if address % PAGE_SIZE > PAGE_SIZE - bytes {
-        return run.interpret_load(frame, site);
-    }
-    match run.translate(address, Access::Load, bytes) {
-        Ok(Some(host)) => {
-            let mut value = [0; 8];
-            // SAFETY: inside RAM; copying bytes that others may be writing is what the guest asked for.
-            unsafe { load_bytes(host, bytes, &mut value) };
-            let value = u64::from_le_bytes(value);
-            let unused = 64 - 8 * bytes as u32;
-            if site.is_float() {
-                let boxed = if unused == 0 { value } else { value | u64::MAX << (64 - unused) };
-                frame.f[usize::from(site.register())] = boxed;
-                return Finished::value(0);
-            }
-            Finished::value(if site.is_signed() {
-                ((value << unused) as i64 >> unused) as u64
-            } else {
-                value
-            })
+    let started = run.state.profile.start();
+    let answer = (|| {
+        let site = Site::from_bits(site as u32);
+        let bytes = site.bytes();
+        run.state.profile.load_misses += 1;
+        if address % PAGE_SIZE > PAGE_SIZE - bytes {
+            return run.interpret_load(frame, site);
         }
-        Ok(None) => run.interpret_load(frame, site),
-        Err(trap) => run.trap(frame, site, trap),
-    }
+        match run.translate(address, Access::Load, bytes) {
+            Ok(Some(host)) => {
+                let mut value = [0; 8];
+                // SAFETY: inside RAM; copying bytes that others may be writing is what the guest asked for.
+                unsafe { load_bytes(host, bytes, &mut value) };
+                let value = u64::from_le_bytes(value);
+                let unused = 64 - 8 * bytes as u32;
+                if site.is_float() {
+                    let boxed = if unused == 0 { value } else { value | u64::MAX << (64 - unused) };
+                    frame.f[usize::from(site.register())] = boxed;
+                    return Finished::value(0);
+                }
+                Finished::value(if site.is_signed() {
+                    ((value << unused) as i64 >> unused) as u64
+                } else {
+                    value
+                })
+            }
+            Ok(None) => run.interpret_load(frame, site),
+            Err(trap) => run.trap(frame, site, trap),
+        }
+    })();
+    run.state.profile.stop(Part::Memory, started);
+    answer
 }
 
 extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let site = Site::from_bits(site as u32);
-    run.state.profile.store_misses += 1;
-    if address % PAGE_SIZE > PAGE_SIZE - site.bytes() {
-        return run.interpret(frame, site);
-    }
-    match run.translate(address, Access::Store, site.bytes()) {
-        // The interpreter knows how to store, and to note that it did.
-        Ok(Some(_) | None) => run.interpret(frame, site),
-        Err(trap) => run.trap(frame, site, trap),
-    }
+    let started = run.state.profile.start();
+    let answer = (|| {
+        let site = Site::from_bits(site as u32);
+        run.state.profile.store_misses += 1;
+        if address % PAGE_SIZE > PAGE_SIZE - site.bytes() {
+            return run.interpret(frame, site);
+        }
+        match run.translate(address, Access::Store, site.bytes()) {
+            // The interpreter knows how to store, and to note that it did.
+            Ok(Some(_) | None) => run.interpret(frame, site),
+            Err(trap) => run.trap(frame, site, trap),
+        }
+    })();
+    run.state.profile.stop(Part::Memory, started);
+    answer
 }
 
 /// Copies 1, 2, 4 or 8 bytes, in one access where they are aligned.

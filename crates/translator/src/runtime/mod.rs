@@ -1,7 +1,11 @@
 //! What translated code runs in: frames, spaces, the code cache, and the helpers that finish what it can't.
 
+use std::fs::File;
+use std::io::BufWriter;
+
 pub mod cache;
 pub mod code_memory;
+pub mod dump;
 pub mod frame;
 pub mod helpers;
 pub mod profile;
@@ -9,3 +13,12 @@ pub mod run;
 pub mod shared;
 pub mod site;
 pub mod space;
+
+/// What is to be told about a translator's work.
+#[derive(Default, Debug)]
+pub struct Options {
+    /// Measure where time goes; costs some.
+    pub profile: bool,
+    /// Write every translation here.
+    pub dump: Option<BufWriter<File>>,
+}

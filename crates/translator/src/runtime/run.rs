@@ -3,6 +3,7 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rvisor_hart::{Access, CacheBlock, Environment, Exit, Hart, Reservation, Trap};
 use rvisor_isa::csr::mstatus;
@@ -12,7 +13,7 @@ use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_S
 
 use crate::runtime::cache::{BlockId, PageBytes};
 use crate::runtime::frame::{Frame, Stack};
-use crate::runtime::profile::Profile;
+use crate::runtime::profile::{Part, Profile};
 use crate::runtime::shared::Shared;
 use crate::runtime::space::Spaces;
 
@@ -61,12 +62,7 @@ pub(super) struct State {
 
 impl Drop for Translator {
     fn drop(&mut self) {
-        log::info!(
-            "hart {}:\n{}{:#?}",
-            self.state.hart_index,
-            self.state.profile,
-            self.shared.cache().counts
-        );
+        self.shared.add_profile(&self.state.profile);
     }
 }
 
@@ -123,7 +119,7 @@ impl Translator {
             generation: 0,
             is_full: false,
             decoded: [(0, None); DECODED],
-            profile: Profile::default(),
+            profile: Profile::new(shared.cache().is_profiled()),
         };
         Ok(Self { shared: Arc::clone(shared), stack: Stack::new()?, state })
     }
@@ -200,7 +196,11 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                     self.state.profile.entries += 1;
                     // Here and not earlier: helpers change what this borrow has exclusively otherwise.
                     context.run = std::ptr::from_mut(self).cast();
+                    let started = self.state.profile.is_timed.then(Instant::now);
                     enter(frame, code);
+                    if let Some(started) = started {
+                        self.state.profile.inside += started.elapsed();
+                    }
                     // SAFETY: translated code has left.
                     let frame = unsafe { &mut *frame };
                     if frame.pc & 1 == 0 {
@@ -334,7 +334,11 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
                 if cache.is_empty(physical) {
                     self.watch(physical);
                 }
-                cache.translate(physical, (pc % PAGE_SIZE) as i32, &read_page(self.vm.memory(), physical))
+                let started = self.state.profile.start();
+                let bytes = read_page(self.vm.memory(), physical);
+                let block = cache.translate(physical, (pc % PAGE_SIZE) as i32, &bytes);
+                self.state.profile.stop(Part::Translation, started);
+                block
             }
         };
         let code = cache.code(block);

@@ -11,7 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rvisor_waist::CodePages;
 
 use crate::backend::x64::thunks::Helpers;
+use crate::runtime::Options;
 use crate::runtime::cache::{CodeCache, PageBytes};
+use crate::runtime::profile::Profile;
 use crate::runtime::space::Fresh;
 
 /// Per hart.
@@ -38,6 +40,8 @@ pub struct Shared {
     has_unsettled: AtomicBool,
     /// Some hart wants all others out of code.
     stop: AtomicBool,
+    /// Counts of the harts that have ended.
+    profile: Mutex<Profile>,
     /// How often the cache was thrown away.
     generation: AtomicU64,
     pub(crate) fresh: Fresh,
@@ -49,14 +53,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// For `harts` harts, with `size` bytes for code.
-    pub(crate) fn new(harts: usize, size: usize, helpers: &Helpers) -> io::Result<Self> {
+    pub(crate) fn new(harts: usize, size: usize, helpers: &Helpers, options: Options) -> io::Result<Self> {
         let fresh = Fresh::default();
         Ok(Self {
-            cache: Mutex::new(CodeCache::new(size, helpers, harts > 1)?),
+            cache: Mutex::new(CodeCache::new(size, helpers, harts > 1, options)?),
             harts: (0..harts).map(|_| HartState::default()).collect(),
             unsettled: Mutex::new(Vec::new()),
             has_unsettled: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            profile: Mutex::default(),
             generation: AtomicU64::new(0),
             fresh,
         })
@@ -64,6 +69,17 @@ impl Shared {
 
     pub(crate) fn cache(&self) -> MutexGuard<'_, CodeCache> {
         lock(&self.cache)
+    }
+
+    /// Adds the counts of a hart.
+    pub(crate) fn add_profile(&self, profile: &Profile) {
+        lock(&self.profile).add(profile);
+    }
+
+    /// Where the time went, if that was asked for: of the harts whose engines are dropped.
+    pub fn report(&self) -> Option<String> {
+        let cache = self.cache();
+        cache.is_profiled().then(|| format!("{}{}", lock(&self.profile), cache.report()))
     }
 
     /// Goes into code; calls `protect` for the pages that others asked for. Returns the cache's generation.

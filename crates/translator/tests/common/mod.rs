@@ -228,7 +228,8 @@ impl Machine {
 
     /// One that the translator runs.
     pub fn translated() -> Self {
-        let shared = rvisor_translator::share::<Ram>(1).expect("room for code");
+        let shared =
+            rvisor_translator::share::<Ram>(1, rvisor_translator::Options::default()).expect("room for code");
         Self::new(Box::new(Translator::new(&shared).expect("room for a stack")))
     }
 

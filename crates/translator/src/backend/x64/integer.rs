@@ -127,6 +127,10 @@ impl Lowering<'_> {
     }
 
     fn add(&mut self, i: &Instruction) {
+        // `c.mv` is an addition to `x0`.
+        if i.rs1 == 0 || i.rs2 == 0 {
+            return self.move_register(i.rd, i.rs1 | i.rs2);
+        }
         match (place(i.rd), place(i.rs1), place(i.rs2)) {
             (Place::Host(rd), Place::Host(a), Place::Host(b)) if rd != a && rd != b => {
                 self.asm.lea(Quad, rd, Mem::indexed(a, b, 0, 0));
@@ -136,6 +140,18 @@ impl Lowering<'_> {
                 self.put(i.rd, RAX);
             }
             _ => self.arithmetic(Alu::Add, Quad, i),
+        }
+    }
+
+    fn move_register(&mut self, rd: u8, from: u8) {
+        match (place(rd), place(from)) {
+            (Place::Slot(slot), Place::Zero) => self.asm.mov_imm_to_memory(Quad, slot, 0),
+            (_, Place::Host(host)) => self.put(rd, host),
+            _ => {
+                let result = self.result(rd, RAX);
+                self.copy(from, result);
+                self.put(rd, result);
+            }
         }
     }
 
@@ -344,6 +360,13 @@ impl Lowering<'_> {
                 self.asm.mov(Double, RAX, source);
                 self.asm.shift_imm(Shift::Shl, Quad, RAX, i.imm as u8);
                 self.put(i.rd, RAX);
+            }
+            Op::Andn if self.features.bits => {
+                let b = self.get(i.rs2, RAX);
+                let a = self.operand(i.rs1, RCX);
+                let result = self.result(i.rd, RAX);
+                self.asm.andn(Quad, result, b, a);
+                self.put(i.rd, result);
             }
             Op::Andn | Op::Orn => {
                 self.copy(i.rs2, RAX);

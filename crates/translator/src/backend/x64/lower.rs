@@ -108,6 +108,7 @@ pub struct Lowering<'a> {
     pub(super) boxed: u32,
     /// Registers known to hold values relative to the page: register and offset.
     pub(super) page_relative: Option<(u8, Offset)>,
+    marks: Vec<u32>,
 }
 
 /// What was lowered.
@@ -116,9 +117,12 @@ pub struct Lowered {
     pub start: u32,
     /// Where it is to be patched.
     pub patches: Vec<Patch>,
+    /// Where the code of each node starts, that of the end, and cold code.
+    pub marks: Vec<u32>,
 }
 
-/// Writes the code of `block` into `asm`, which was started at its final address.
+/// Writes the code of `block` into `asm`, which was started at its final address. Each execution adds one to the
+/// number at the address `counter`.
 ///
 /// The block starts with a no-operation that can be replaced by a call in one store, and before that stands
 /// the entry's offset: see [`Thunks::dead`].
@@ -128,12 +132,17 @@ pub fn lower(
     features: Features,
     block: &Superblock,
     first_patch: u32,
+    counter: Option<u64>,
 ) -> Lowered {
     asm.align(16, 4);
     asm.data(block.entry);
     let start = asm.here();
     asm.no_operation();
     let start_of_loop = asm.here();
+    if let Some(counter) = counter {
+        asm.mov_imm(RAX, counter);
+        asm.alu_imm(Alu::Add, Quad, Mem::new(RAX, 0), 1);
+    }
     let nothing = Node { instruction: Instruction::new(Op::Addi, 4), bits: 0, offset: block.entry };
     let mut lowering = Lowering {
         asm,
@@ -150,11 +159,13 @@ pub fn lower(
         float_checked: false,
         boxed: 0,
         page_relative: None,
+        marks: Vec::new(),
     };
     lowering.block(block);
+    lowering.marks.push(lowering.asm.position() as u32);
     lowering.cold_code();
-    let patches = lowering.patches;
-    Lowered { start: asm.offset_of(start), patches }
+    let (patches, marks) = (lowering.patches, lowering.marks);
+    Lowered { start: asm.offset_of(start), patches, marks }
 }
 
 impl Lowering<'_> {
@@ -165,12 +176,15 @@ impl Lowering<'_> {
         let mut next = 0;
         while let Some(node) = nodes.get(next) {
             self.index = next as u32;
+            let mark = self.asm.position() as u32;
             let grouped = self.group(&nodes[next..]);
             if grouped != 0 {
+                self.marks.extend(std::iter::repeat_n(mark, grouped));
                 self.page_relative = None;
                 next += grouped;
                 continue;
             }
+            self.marks.push(mark);
             self.node = *node;
             self.instruction(&node.instruction);
             next += 1;
@@ -179,6 +193,7 @@ impl Lowering<'_> {
         if let Some(node) = block.nodes.get(plain) {
             self.node = *node;
         }
+        self.marks.push(self.asm.position() as u32);
         self.end(block.end);
     }
 
