@@ -103,7 +103,7 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let machine_mode = random.chance(85);
-        let shared = share::<Ram>(1).expect("the host has memory");
+        let shared = share::<Ram>(1, rvisor_translator::Options::default()).expect("the host has memory");
         let pages = |first: u64, count: u64| (0..count).map(|page| first + page * PAGE).collect::<Vec<_>>();
         let targets = Targets {
             ram: RAM,
