@@ -3,8 +3,8 @@
 //! Key types: [`Translator`] (the engine of one hart), [`Shared`] (what the harts of a VM share),
 //! [`DirectMemory`] (what it needs from a home's guest memory).
 //!
-//! Guest code goes from the front end ([`frontend`]) as superblocks ([`ir`]) to the back end ([`backend`]), and
-//! runs in [`runtime`].
+//! Guest code goes from the front end (`frontend`) as superblocks (`ir`) to the back end (`backend`), and
+//! runs in `runtime`.
 //!
 //! # Safety
 //! This crate writes and runs machine code. What makes that sound: code is written for one address and

@@ -57,23 +57,19 @@ unsafe fn context<'a, M>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Run<'a, M
 extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Linking, |run| {
         run.hart.pc = target;
         // Not from the jump cache: that misses, or has code that was removed.
         run.state.spaces.code().forget(target);
         run.state.profile.lookups += 1;
         run.dispatch(frame)
-    })();
-    run.state.profile.stop(Part::Linking, started);
-    answer
+    })
 }
 
 extern "C" fn link<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, link: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Linking, |run| {
         frame.relink = RELINK;
         run.state.profile.links += 1;
         run.hart.pc = target;
@@ -91,16 +87,13 @@ extern "C" fn link<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, li
             }
             _ => run.dispatch(frame),
         }
-    })();
-    run.state.profile.stop(Part::Linking, started);
-    answer
+    })
 }
 
 extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64, bits: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::System, |run| {
         run.arrive(frame, Site::from_bits(site as u32));
         run.take_flags(frame);
         let bits = bits as u32;
@@ -122,16 +115,13 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
         }
         run.hart.take_interrupt_as_seen(&env);
         run.dispatch_changed(frame)
-    })();
-    run.state.profile.stop(Part::System, started);
-    answer
+    })
 }
 
 extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> u64 {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Interpretation, |run| {
         run.count_interpreted(frame.page + Site::from_bits(site as u32).offset());
         run.arrive(frame, Site::from_bits(site as u32));
         let before = run.hart.retired;
@@ -141,29 +131,23 @@ extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u
         let vm = run.vm;
         run.hart.take_interrupt_as_seen(&vm.environment(&vm.harts()[run.state.hart_index]));
         run.dispatch_changed(frame)
-    })();
-    run.state.profile.stop(Part::Interpretation, started);
-    answer
+    })
 }
 
 extern "C" fn interpret<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Interpretation, |run| {
         let site = Site::from_bits(site as u32);
         run.count_interpreted(frame.page + site.offset());
         run.interpret(frame, site)
-    })();
-    run.state.profile.stop(Part::Interpretation, started);
-    answer
+    })
 }
 
 extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Memory, |run| {
         let site = Site::from_bits(site as u32);
         run.state.profile.atomic_misses += 1;
         let access = if site.is_signed() { Access::Load } else { Access::Store };
@@ -172,16 +156,13 @@ extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64,
             let _ = run.translate(address, access, site.bytes());
         }
         run.interpret(frame, site)
-    })();
-    run.state.profile.stop(Part::Memory, started);
-    answer
+    })
 }
 
 extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Memory, |run| {
         let site = Site::from_bits(site as u32);
         let bytes = site.bytes();
         run.state.profile.load_misses += 1;
@@ -209,16 +190,13 @@ extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, s
             Ok(None) => run.interpret_load(frame, site),
             Err(trap) => run.trap(frame, site, trap),
         }
-    })();
-    run.state.profile.stop(Part::Memory, started);
-    answer
+    })
 }
 
 extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
-    let started = run.state.profile.start();
-    let answer = (|| {
+    run.timed(Part::Memory, |run| {
         let site = Site::from_bits(site as u32);
         run.state.profile.store_misses += 1;
         if address % PAGE_SIZE > PAGE_SIZE - site.bytes() {
@@ -229,9 +207,7 @@ extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, 
             Ok(Some(_) | None) => run.interpret(frame, site),
             Err(trap) => run.trap(frame, site, trap),
         }
-    })();
-    run.state.profile.stop(Part::Memory, started);
-    answer
+    })
 }
 
 /// Copies 1, 2, 4 or 8 bytes, in one access where they are aligned.
@@ -251,6 +227,14 @@ unsafe fn load_bytes(host: u64, bytes: u64, value: &mut [u8; 8]) {
 }
 
 impl<M: DirectMemory + 'static> Run<'_, M> {
+    /// Does something, and counts the time it takes.
+    fn timed<T>(&mut self, part: Part, work: impl FnOnce(&mut Self) -> T) -> T {
+        let started = self.state.profile.start();
+        let answer = work(self);
+        self.state.profile.stop(part, started);
+        answer
+    }
+
     /// Makes the hart stand at a site.
     fn arrive(&mut self, frame: &mut Frame, site: Site) {
         frame.budget -= site.index() as i32;
@@ -312,8 +296,9 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         self.arrive(frame, site);
         let (pc, retired) = (self.hart.pc, self.hart.retired);
         self.step(frame);
-        let is_done =
-            self.exit.is_none() && self.hart.retired == retired + 1 && self.hart.pc.wrapping_sub(pc) <= 4;
+        // An instruction that has changed since may have another length: the block doesn't fit it then.
+        let next = pc.wrapping_add(site.length());
+        let is_done = self.exit.is_none() && self.hart.retired == retired + 1 && self.hart.pc == next;
         if is_done {
             frame.budget = budget;
             Finished::value(0)

@@ -10,9 +10,11 @@ pub struct Site(u32);
 impl Site {
     const SIGNED: u32 = 1 << 22;
     const FLOAT: u32 = 1 << 23;
+    const LONG: u32 = 1 << 29;
 
-    pub const fn new(offset: Offset, index: u32) -> Self {
-        Self(offset as u32 & 0xfff | index << 12)
+    pub const fn new(offset: Offset, index: u32, length: u8) -> Self {
+        let long = if length == 4 { Self::LONG } else { 0 };
+        Self(offset as u32 & 0xfff | index << 12 | long)
     }
 
     /// With an access of `bytes` (1, 2, 4 or 8) from or to `register`.
@@ -36,6 +38,11 @@ impl Site {
     /// Instructions of the superblock executed before.
     pub const fn index(self) -> u32 {
         self.0 >> 12 & 0xff
+    }
+
+    /// Bytes of the instruction.
+    pub const fn length(self) -> u64 {
+        if self.0 & Self::LONG != 0 { 4 } else { 2 }
     }
 
     /// Bytes of the access.

@@ -199,7 +199,7 @@ impl Lowering<'_> {
 
     /// The site of the current instruction.
     pub(super) fn site(&self) -> Site {
-        Site::new(self.node.offset, self.index)
+        Site::new(self.node.offset, self.index, self.node.instruction.length)
     }
 
     fn instruction(&mut self, i: &Instruction) {
