@@ -43,29 +43,45 @@ fn assert_passes(output: &Output, last_words: &str) {
     assert!(output.status.success() && text.contains(last_words), "{}\n{text}\n{errors}", output.status);
 }
 
-#[test]
-fn selftest_passes_with_one_two_and_four_harts() {
+fn selftest_passes_on(engine: &str) {
     for harts in ["1", "2", "4"] {
-        assert_passes(&boot("selftest", &["--cpus", harts, "--timeout", "120"]), "selftest passed");
+        let arguments = ["--engine", engine, "--cpus", harts, "--timeout", "120"];
+        assert_passes(&boot("selftest", &arguments), "selftest passed");
     }
 }
 
-fn hostile_guest_does_no_harm_with(harts: &str) {
-    let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{harts}.img"));
-    File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("a disk");
-    let disk = disk.to_str().expect("a path in UTF-8");
-    let arguments = ["--cpus", harts, "--memory", "64M", "--disk", disk, "--net", "user", "--timeout", "500"];
-    assert_passes(&boot("hostile", &arguments), "hostile survived");
+#[test]
+fn selftest_passes_on_the_translator_with_one_two_and_four_harts() {
+    selftest_passes_on("translator");
 }
 
 #[test]
-fn hostile_guest_does_no_harm_with_two_harts() {
-    hostile_guest_does_no_harm_with("2");
+fn selftest_passes_on_the_interpreter_with_one_two_and_four_harts() {
+    selftest_passes_on("interpreter");
+}
+
+fn hostile_guest_does_no_harm_with(engine: &str, harts: &str) {
+    let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{engine}-{harts}.img"));
+    File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("a disk");
+    let disk = disk.to_str().expect("a path in UTF-8");
+    let machine = ["--engine", engine, "--cpus", harts, "--memory", "64M", "--timeout", "500"];
+    let output = boot("hostile", &[&machine[..], &["--disk", disk, "--net", "user"]].concat());
+    assert_passes(&output, "hostile survived");
+}
+
+#[test]
+fn hostile_guest_does_no_harm_with_one_hart() {
+    hostile_guest_does_no_harm_with("translator", "1");
 }
 
 #[test]
 fn hostile_guest_does_no_harm_with_four_harts() {
-    hostile_guest_does_no_harm_with("4");
+    hostile_guest_does_no_harm_with("translator", "4");
+}
+
+#[test]
+fn hostile_guest_does_no_harm_to_the_interpreter() {
+    hostile_guest_does_no_harm_with("interpreter", "2");
 }
 
 #[test]

@@ -68,6 +68,14 @@ fn machine_has_as_many_harts_as_asked_for() {
 }
 
 #[test]
+fn interpreter_runs_commands_too() {
+    let _turn = turn();
+    let command = "uname -m; nproc; echo 6 7 | awk '{ print $1 * $2 / 4 }'; exit 7";
+    let options = ["--engine", "interpreter", "--cpus", "2"];
+    run(&options, &["sh", "-c", command]).assert(7, "riscv64\n2\n10.5\n");
+}
+
+#[test]
 fn standard_input_arrives_unchanged_and_ends() {
     let _turn = turn();
     let input: Vec<u8> = (0..1_000_003_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
