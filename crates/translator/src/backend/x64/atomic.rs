@@ -15,6 +15,9 @@ use crate::runtime::frame::Frame;
 const RESERVED: Mem = Mem::new(RSP, offset_of!(Frame, reserved) as i32);
 const RESERVED_VALUE: Mem = Mem::new(RSP, offset_of!(Frame, reserved_value) as i32);
 
+/// Of an atomic's `aux`.
+const RELEASE: u8 = 1;
+
 /// What an AMO makes of memory's value and the operand.
 enum Combine {
     Alu(Alu),
@@ -91,6 +94,10 @@ impl Lowering<'_> {
     }
 
     fn load_reserved(&mut self, i: &Instruction, size: Size) {
+        // The host lets a load pass earlier stores.
+        if i.aux & RELEASE != 0 {
+            self.asm.mfence();
+        }
         self.asm.load(if size == Quad { 8 } else { 4 }, true, RAX, Mem::new(RCX, 0));
         self.asm.mov_to_memory(Quad, RESERVED_VALUE, RAX);
         self.tag_width(size);
