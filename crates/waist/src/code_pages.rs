@@ -24,7 +24,7 @@ pub struct CodePages {
     first: GuestPhysical,
     states: Box<[AtomicU8]>,
     written: Mutex<Vec<GuestPhysical>>,
-    /// Length of `written`.
+    /// Length of `written`; one more while a page is being noted.
     count: AtomicUsize,
 }
 
@@ -66,11 +66,14 @@ impl CodePages {
     fn note_pages(&self, address: GuestPhysical, length: u64) {
         let mut page = address.page();
         while page.0 < address.0.saturating_add(length) {
-            if let Some(state) = self.state(page)
-                && state.compare_exchange(CLEAN, WRITTEN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-            {
+            if let Some(state) = self.state(page).filter(|_| self.is_clean(page)) {
+                // Others that write to the page note nothing once its state says so: by then their `fence.i`
+                // must find that there is something, and wait for it.
                 let mut written = self.written.lock();
-                written.push(page);
+                self.count.store(written.len() + 1, Ordering::SeqCst);
+                if state.compare_exchange(CLEAN, WRITTEN, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    written.push(page);
+                }
                 self.count.store(written.len(), Ordering::SeqCst);
             }
             page = page.offset(PAGE_SIZE);
