@@ -268,7 +268,12 @@ impl CodeCache {
     /// Where several harts execute the code, a jump to another page is linked to one target only, ever: a hart
     /// may stand between its comparison and its jump.
     pub fn link(&mut self, link: u32, target: BlockId, mappings: u32) {
-        let code = self.blocks[target as usize].code;
+        let Block { code, pieces, .. } = &self.blocks[target as usize];
+        // Another hart's `fence.i` may have removed it by now.
+        if pieces.is_empty() {
+            return;
+        }
+        let code = *code;
         let entry = &mut self.links[link as usize];
         match (entry.target, entry.mappings) {
             (Some(old), Some(_)) if old != target && self.is_shared => return,

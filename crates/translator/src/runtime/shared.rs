@@ -140,11 +140,12 @@ impl Shared {
             return;
         }
         let mut cache = self.cache();
+        // Another hart's fence must not find nothing to do before this one is done.
+        self.has_unsettled.store(true, Ordering::SeqCst);
         let doubtful: Vec<u64> = {
             let mut unsettled = lock(&self.unsettled);
             let all = unsettled.iter().map(|entry| entry.page).collect();
             unsettled.retain(|entry| !self.is_settled(entry));
-            self.has_unsettled.store(!unsettled.is_empty(), Ordering::SeqCst);
             all
         };
         for page in doubtful {
@@ -158,6 +159,7 @@ impl Shared {
                 pages.forget(page);
             }
         }
+        self.has_unsettled.store(!lock(&self.unsettled).is_empty(), Ordering::SeqCst);
     }
 
     /// Throws the cache away once no hart is in code. The caller isn't.
