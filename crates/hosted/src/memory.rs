@@ -241,7 +241,8 @@ impl GuestMemory for HostMemory {
         let target = self.pointer(address, buffer.len() as u64)?;
         // SAFETY: as in `read`.
         unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), target.as_ptr(), buffer.len()) };
-        fence(Ordering::Release);
+        // Whether to note the write is looked at behind it.
+        fence(Ordering::SeqCst);
         self.code.note_write(address, buffer.len() as u64);
         Ok(())
     }
@@ -250,7 +251,7 @@ impl GuestMemory for HostMemory {
         let target = self.pointer(address, length)?;
         // SAFETY: inside the mapping.
         unsafe { ptr::write_bytes(target.as_ptr(), 0, length as usize) };
-        fence(Ordering::Release);
+        fence(Ordering::SeqCst);
         self.code.note_write(address, length);
         Ok(())
     }
