@@ -84,6 +84,37 @@ fn hostile_guest_does_no_harm_to_the_interpreter() {
     hostile_guest_does_no_harm_with("interpreter", "2");
 }
 
+/// Runs a guest all of whose harts work for as long as its build says (`RVISOR_STRESS_SECONDS`).
+fn harts_work_together(guest: &str, engine: &str) {
+    let seconds: u64 =
+        std::env::var("RVISOR_STRESS_SECONDS").map_or(6, |text| text.parse().expect("a number"));
+    let limit = (10 * seconds + 240).to_string();
+    for harts in ["2", "4"] {
+        let arguments = ["--cpus", harts, "--memory", "64M", "--engine", engine, "--timeout", &limit];
+        assert_passes(&boot(guest, &arguments), &format!("{guest} passed on {harts} harts"));
+    }
+}
+
+#[test]
+fn memory_model_holds_in_the_translator() {
+    harts_work_together("litmus", "translator");
+}
+
+#[test]
+fn memory_model_holds_in_the_interpreter() {
+    harts_work_together("litmus", "interpreter");
+}
+
+#[test]
+fn stress_does_no_harm_in_the_translator() {
+    harts_work_together("stress", "translator");
+}
+
+#[test]
+fn stress_does_no_harm_in_the_interpreter() {
+    harts_work_together("stress", "interpreter");
+}
+
 #[test]
 fn number_of_the_failing_check_is_the_exit_code() {
     assert_eq!(boot("fails", &["--timeout", "60"]).status.code(), Some(42));

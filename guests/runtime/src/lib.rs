@@ -10,6 +10,7 @@ pub mod console;
 pub mod csr;
 pub mod probe;
 pub mod random;
+pub mod team;
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;

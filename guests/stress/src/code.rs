@@ -1,0 +1,170 @@
+//! Code that one hart writes and others execute (Unprivileged ISA, "Zifencei").
+
+use core::arch::asm;
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+
+use guest_runtime::random::Random;
+use guest_runtime::team::Member;
+
+use crate::{Work, Wrong, expect};
+
+pub const CHECKS: &[(&str, Work)] = &[
+    ("code written behind a barrier is new to all", |member| rewritten(member, Told::ByBarrier)),
+    ("code written before an interrupt is new to all", |member| rewritten(member, Told::ByInterrupt)),
+    ("running code changes in time", running_code_changes_in_time),
+];
+
+const PAGE_WORDS: usize = 1024;
+
+/// Pages of code, as words.
+#[repr(align(4096))]
+pub struct Page(pub [AtomicU32; PAGE_WORDS]);
+
+impl Page {
+    pub const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; PAGE_WORDS])
+    }
+}
+
+static CODE: [Page; 2] = [const { Page::new() }; 2];
+
+/// `addi a0, a0, immediate`
+pub const fn add(immediate: u32) -> u32 {
+    immediate << 20 | 0x5_0513
+}
+
+/// `jalr x0, 0(ra)`
+const RETURN: u32 = 0x8067;
+
+/// `jal x0, offset`
+pub const fn jump(offset: i32) -> u32 {
+    let bits = offset as u32;
+    (bits >> 20 & 1) << 31
+        | (bits >> 1 & 0x3ff) << 21
+        | (bits >> 11 & 1) << 20
+        | (bits >> 12 & 0xff) << 12
+        | 0x6f
+}
+
+fn call(code: &AtomicU32) -> u64 {
+    let sum;
+    // SAFETY: the code adds to `a0` and returns.
+    unsafe {
+        asm!("jalr ra, {code}", code = in(reg) code.as_ptr(), inout("a0") 0u64 => sum, out("ra") _);
+    }
+    sum
+}
+
+fn fence_instructions() {
+    // SAFETY: a fence.
+    unsafe { asm!("fence.i") };
+}
+
+enum Told {
+    ByBarrier,
+    ByInterrupt,
+}
+
+static EXPECTED: AtomicU64 = AtomicU64::new(0);
+/// Words that a function has room for.
+const ROOM: usize = 16;
+const FUNCTIONS: usize = 12;
+
+/// Where each function of a chain starts: page and word. Neighbours are in the same page or not.
+fn place(function: usize) -> (usize, usize) {
+    (function / 2 % 2, function * 37 % 60 * ROOM)
+}
+
+/// Writes functions that add, and jump to each other. Returns the sum.
+fn write_chain(random: &mut Random) -> u64 {
+    let mut sum = 0;
+    for function in 0..FUNCTIONS {
+        let (page, start) = place(function);
+        let length = 1 + random.below(ROOM - 1);
+        for word in 0..length {
+            let number = random.below(1000) as u32;
+            sum += u64::from(number);
+            CODE[page].0[start + word].store(add(number), Relaxed);
+        }
+        let last = if function + 1 == FUNCTIONS {
+            RETURN
+        } else {
+            let (next_page, next_start) = place(function + 1);
+            let here = (page * PAGE_WORDS + start + length) as i32;
+            let there = (next_page * PAGE_WORDS + next_start) as i32;
+            jump(4 * (there - here))
+        };
+        CODE[page].0[start + length].store(last, Relaxed);
+    }
+    sum
+}
+
+fn rewritten(member: Member, told: Told) -> Result<u64, Wrong> {
+    let mut rounds = 0;
+    let mut random = member.random();
+    let (page, start) = place(0);
+    while member.goes_on() {
+        if rounds as usize % member.harts == member.hart {
+            EXPECTED.store(write_chain(&mut random), SeqCst);
+            if matches!(told, Told::ByInterrupt) {
+                fence_instructions();
+                member.fence_others();
+            }
+        }
+        member.barrier();
+        if matches!(told, Told::ByBarrier) {
+            fence_instructions();
+        }
+        for _ in 0..3 {
+            expect("sum", EXPECTED.load(SeqCst), call(&CODE[page].0[start]))?;
+        }
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+/// The number that the function returns at least.
+static PUBLISHED: AtomicU64 = AtomicU64::new(0);
+/// Rounds in which all changes were made.
+static DONE: AtomicU64 = AtomicU64::new(0);
+/// Numbers that an immediate operand has room for without its sign.
+const NUMBERS: u64 = 1 << 11;
+
+/// One hart changes the number that a function returns, the others call it all the time: none gets a number
+/// older than the one that was published when it called.
+fn running_code_changes_in_time(member: Member) -> Result<u64, Wrong> {
+    let code = &CODE[0].0;
+    let mut rounds = 0;
+    if member.is_first() {
+        code[0].store(add(0), Relaxed);
+        code[1].store(RETURN, Relaxed);
+    }
+    member.barrier();
+    fence_instructions();
+    while member.goes_on() {
+        let writer = rounds as usize % member.harts;
+        if writer == member.hart {
+            for _ in 0..16 {
+                let next = PUBLISHED.load(SeqCst) + 1;
+                code[0].store(add((next % NUMBERS) as u32), Relaxed);
+                fence_instructions();
+                expect("own new code", next % NUMBERS, call(&code[0]))?;
+                member.fence_others();
+                PUBLISHED.store(next, SeqCst);
+            }
+            DONE.store(rounds + 1, SeqCst);
+        } else {
+            while DONE.load(SeqCst) <= rounds {
+                let published = PUBLISHED.load(SeqCst);
+                let found = call(&code[0]);
+                let ahead = found.wrapping_sub(published) % NUMBERS;
+                expect("code no older than published", 1, (ahead < NUMBERS / 2).into())?;
+            }
+        }
+        rounds += 1;
+    }
+    Ok(rounds)
+}
