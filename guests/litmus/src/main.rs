@@ -23,8 +23,12 @@ use table::{Outcome, Rule, TESTS, Test};
 const BATCH: usize = 256;
 /// Most threads of a test.
 const THREADS: usize = 4;
-/// Turns that a hart waits for its companions to come to the same round.
-const PATIENCE: u32 = 300;
+/// Turns that a hart waits for its companions to come to a batch's first round.
+const FIRST_PATIENCE: u32 = 500_000;
+/// The same for the others, and most turns that it lets pass then: what brings harts close together differs from
+/// host to host.
+const PATIENCE: [u32; 2] = [0, 300];
+const DELAYS: [usize; 5] = [1, 4, 32, 200, 1000];
 
 /// A value with a cache line to itself.
 #[repr(align(64))]
@@ -121,9 +125,11 @@ fn work(member: Member, test: &Test, done: u64, random: &mut Random) {
         return;
     }
     let first = team * threads;
-    let delays = [1, 4, 32, 200][random.below(4)];
+    let (delays, patience) = (random.choose(&DELAYS), random.choose(&PATIENCE));
+    // Whoever slept at the barrier comes late.
+    meet(member.hart, first..first + threads, done + 1, FIRST_PATIENCE);
     for (index, round) in ROUNDS[team].iter().enumerate() {
-        meet(member.hart, first..first + threads, done + index as u64);
+        meet(member.hart, first..first + threads, done + 1 + index as u64, patience);
         for _ in 0..random.below(delays) {
             spin_loop();
         }
@@ -135,9 +141,9 @@ fn work(member: Member, test: &Test, done: u64, random: &mut Random) {
 }
 
 /// Waits a little for the companions to come to a round. Those that are elsewhere aren't waited for.
-fn meet(hart: usize, team: core::ops::Range<usize>, round: u64) {
+fn meet(hart: usize, team: core::ops::Range<usize>, round: u64, patience: u32) {
     AT[hart].0.store(round, Relaxed);
-    for _ in 0..PATIENCE {
+    for _ in 0..patience {
         if team.clone().all(|other| AT[other].0.load(Relaxed) >= round) {
             break;
         }

@@ -222,7 +222,7 @@ pub fn wait_until(is_so: impl Fn() -> bool) {
         if is_so() {
             return;
         }
-        if turn < 2000 { spin_loop() } else { csr::wait_for_interrupt() }
+        if turn < 20_000 { spin_loop() } else { csr::wait_for_interrupt() }
     }
 }
 
