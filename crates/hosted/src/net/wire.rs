@@ -31,6 +31,8 @@ pub(super) struct Segment<'a> {
     pub(super) destination: SocketAddrV4,
     /// Whether it opens a connection: SYN without ACK and RST, with a right checksum.
     pub(super) opens: bool,
+    /// Whether it does nothing but acknowledge: no data, no flag besides ACK.
+    pub(super) acknowledges: bool,
     /// The whole IP packet.
     pub(super) packet: &'a [u8],
 }
@@ -117,6 +119,7 @@ fn parse_tcp<'a>(
     let tcp = TcpPacket::new_checked(segment).ok()?;
     let (from, to) = (IpAddress::Ipv4(source), IpAddress::Ipv4(destination));
     let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin() && tcp.verify_checksum(&from, &to);
+    let acknowledges = tcp.ack() && !tcp.syn() && !tcp.fin() && !tcp.rst() && tcp.payload().is_empty();
     if tcp.src_port() == 0 || tcp.dst_port() == 0 {
         return None;
     }
@@ -124,6 +127,7 @@ fn parse_tcp<'a>(
         source: SocketAddrV4::new(source, tcp.src_port()),
         destination: SocketAddrV4::new(destination, tcp.dst_port()),
         opens,
+        acknowledges,
         packet,
     })
 }

@@ -30,6 +30,8 @@ const MAX_FLOWS: usize = 512;
 const CONNECT_PATIENCE: Span = Span::from_secs(150);
 /// How long a flow with one end closed may be silent (RFC 5382: 4 minutes at least).
 const HALF_CLOSED_PATIENCE: Span = Span::from_secs(300);
+/// Repetitions of an acknowledgement that mean a loss (RFC 5681, 3.2).
+const DUPLICATES: usize = 3;
 /// Rounds of moving data for one flow before others get their turn.
 const ROUNDS: usize = 4;
 /// Ports that forwarded connections come from, as the guest sees it (RFC 6335: dynamic ports).
@@ -100,6 +102,12 @@ impl TcpFlows {
         if let Phase::Spliced(splice) = &mut flow.phase {
             stack.ingress(segment.packet, &mut splice.sockets);
             splice.observe();
+            if segment.acknowledges && splice.has_lost_timer(stack) {
+                // What a receiver says that misses something (RFC 5681, 3.2): the missing segment is sent again.
+                for _ in 0..DUPLICATES {
+                    stack.ingress(segment.packet, &mut splice.sockets);
+                }
+            }
             flow.active = stack.now;
             self.mark(id);
         }

@@ -7,6 +7,8 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 
+use crate::net::stack::Stack;
+
 /// Bytes buffered in each direction: the most that is under way to the guest or unread by the host.
 const BUFFER: usize = 256 * 1024;
 /// How often a silent guest is asked whether it is still there, and how long it may not answer.
@@ -63,6 +65,18 @@ impl Splice {
         let state = self.sockets.get::<Socket>(self.handle).state();
         self.guest_ended |=
             matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+    }
+
+    /// Whether the guest owes an acknowledgement and no timer waits for it.
+    ///
+    /// smoltcp 0.14 gives the retransmission timer up for the zero-window probe when the guest's window closes, and
+    /// forgets both when it opens again; what the guest couldn't take in between would never be sent again.
+    pub(super) fn has_lost_timer(&mut self, stack: &mut Stack) -> bool {
+        if self.sockets.get::<Socket>(self.handle).send_queue() == 0 {
+            return false;
+        }
+        let idle = stack.now + KEEP_ALIVE;
+        stack.interface.poll_at(stack.now, &self.sockets).is_none_or(|at| at >= idle)
     }
 
     /// Moves what can be moved without waiting; tells whether there was anything.
