@@ -21,4 +21,5 @@ pub use csr::{CacheBlock, CsrOperation, Csrs};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
 pub use mmu::{Access, Translation, TranslationContext, TranslationMode};
 pub use state::{Config, Hart, Reservation};
+pub use tlb::Span;
 pub use trap::{Cause, IllegalInstruction, Trap};

@@ -118,21 +118,25 @@ impl FenceLog {
 
 /// A range of virtual addresses, which count as signed: a kernel's are all next to each other then.
 #[derive(Clone, Copy)]
-struct Span {
+pub struct Span {
     first: i64,
     last: i64,
 }
 
 impl Span {
-    const EMPTY: Self = Self { first: i64::MAX, last: i64::MIN };
+    /// Of no address.
+    pub const EMPTY: Self = Self { first: i64::MAX, last: i64::MIN };
 
-    fn add(&mut self, address: u64, page_size: u64) {
+    /// Widens it by the page of `page_size` bytes, a power of two, around an address.
+    pub fn add(&mut self, address: u64, page_size: u64) {
         let first = address & !(page_size - 1);
         self.first = self.first.min(first as i64);
         self.last = self.last.max((first + (page_size - 1)) as i64);
     }
 
-    fn contains(&self, address: u64) -> bool {
+    /// Whether the address is between the first and the last.
+    #[must_use]
+    pub fn contains(&self, address: u64) -> bool {
         (self.first..=self.last).contains(&(address as i64))
     }
 }

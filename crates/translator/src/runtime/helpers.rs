@@ -1,6 +1,6 @@
 //! What translated code calls. See [`Helpers`](crate::backend::x64::thunks::Helpers) for the two kinds.
 
-use rvisor_hart::{Access, Trap};
+use rvisor_hart::{Access, Environment, Trap};
 use rvisor_isa::decode;
 use rvisor_waist::{GuestVirtual, PAGE_SIZE};
 
@@ -102,13 +102,12 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
         for register in [instruction.rs1, instruction.rs2, instruction.rd] {
             run.hart.x[usize::from(register)] = frame.x(register);
         }
-        let vm = run.vm;
-        let env = vm.environment(&vm.harts()[run.state.hart_index]);
+        let env = run.environment();
         let before = run.hart.retired;
         let exit = run.hart.execute_system(&env, &instruction, bits);
         run.charge_trap(before);
         frame.set_x(instruction.rd, run.hart.x[usize::from(instruction.rd)]);
-        frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
+        run.settle(frame);
         if let Some(exit) = exit {
             run.exit = Some(exit);
             return 0;
@@ -127,9 +126,8 @@ extern "C" fn step<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site: u
         let before = run.hart.retired;
         run.step(frame);
         run.charge_trap(before);
-        frame.budget = run.base.wrapping_sub(run.hart.retired) as i32;
-        let vm = run.vm;
-        run.hart.take_interrupt_as_seen(&vm.environment(&vm.harts()[run.state.hart_index]));
+        run.settle(frame);
+        run.hart.take_interrupt_as_seen(&run.environment());
         run.dispatch_changed(frame)
     })
 }
@@ -242,6 +240,11 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
     }
 
+    /// Makes the budget what the hart has retired.
+    fn settle(&self, frame: &mut Frame) {
+        frame.budget = self.base.wrapping_sub(self.hart.retired) as i32;
+    }
+
     /// Takes from the budget if nothing was retired: traps that lead to traps must not keep the hart here.
     fn charge_trap(&mut self, before: u64) {
         if self.hart.retired == before {
@@ -251,8 +254,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
 
     /// The code to go on with at the hart's program counter, after its state may have changed.
     fn dispatch_changed(&mut self, frame: &mut Frame) -> u64 {
-        let vm = self.vm;
-        if self.exit.is_some() || frame.budget < 0 || vm.harts()[self.state.hart_index].attention() {
+        if self.exit.is_some() || frame.budget < 0 || self.environment().attention() {
             return 0;
         }
         self.refresh(frame);
@@ -273,7 +275,11 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         }
     }
 
+    /// Counts the instruction at a virtual address, for a profile.
     fn count_interpreted(&mut self, pc: u64) {
+        if !self.state.profile.is_timed {
+            return;
+        }
         let Some(physical) = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) else { return };
         let at = rvisor_waist::GuestPhysical(physical + pc % PAGE_SIZE);
         if let Some(instruction) =
@@ -303,7 +309,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
             frame.budget = budget;
             Finished::value(0)
         } else {
-            frame.budget = self.base.wrapping_sub(self.hart.retired) as i32;
+            self.settle(frame);
             Finished::LEAVE
         }
     }
@@ -319,12 +325,10 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
     /// Translates an access inside a page, and remembers the translation. The host address, or `None` where
     /// the access isn't to a whole page of RAM.
     fn translate(&mut self, address: u64, access: Access, bytes: u64) -> Result<Option<u64>, Trap> {
-        let vm = self.vm;
-        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let (env, memory) = (self.environment(), self.vm.memory());
         let translation = self.hart.translate(&env, GuestVirtual(address), access, bytes)?;
         // SUM may have been changed without a helper.
         self.state.spaces.enter(self.hart.translation_context());
-        let memory = vm.memory();
         let physical = translation.physical.page();
         if !translation.whole_page || !is_ram(memory, physical) {
             return Ok(None);

@@ -8,10 +8,10 @@ use std::time::Instant;
 use rvisor_hart::{Access, CacheBlock, Environment, Exit, Hart, Reservation, Trap};
 use rvisor_isa::csr::mstatus;
 use rvisor_isa::{Instruction, Privilege};
-use rvisor_machine::{Engine, VirtualHart, Vm};
+use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
 
-use crate::runtime::cache::{BlockId, PageBytes};
+use crate::runtime::cache::{BlockId, CodeCache, PageBytes};
 use crate::runtime::frame::{Frame, Stack};
 use crate::runtime::profile::{Part, Profile};
 use crate::runtime::shared::Shared;
@@ -39,6 +39,8 @@ pub unsafe trait DirectMemory: GuestMemory {
 /// The translator of one hart.
 pub struct Translator {
     shared: Arc<Shared>,
+    /// The thunk that enters translated code; it lives as long as what is shared.
+    enter: extern "C" fn(*mut Frame, u64),
     stack: Stack,
     pub(super) state: State,
 }
@@ -121,7 +123,10 @@ impl Translator {
             decoded: [(0, None); DECODED],
             profile: Profile::new(shared.cache().is_profiled()),
         };
-        Ok(Self { shared: Arc::clone(shared), stack: Stack::new()?, state })
+        let enter = shared.cache().thunks().enter;
+        // SAFETY: `enter` is the thunk of that type.
+        let enter = unsafe { std::mem::transmute::<u64, extern "C" fn(*mut Frame, u64)>(enter) };
+        Ok(Self { shared: Arc::clone(shared), enter, stack: Stack::new()?, state })
     }
 }
 
@@ -133,18 +138,20 @@ impl<M: DirectMemory + 'static> Engine<M> for Translator {
             let range = vm.memory().range();
             self.state.hints = vec![0; ((range.end.0 - range.start.0) / PAGE_SIZE) as usize + 1];
         }
-        let enter = self.shared.cache().thunks().enter;
-        // SAFETY: `enter` is the thunk of that type, which lives as long as the cache.
-        let enter: extern "C" fn(*mut Frame, u64) = unsafe { std::mem::transmute(enter) };
         let mut run = Run { state: &mut self.state, hart: &mut hart.hart, vm, exit: None, base: 0 };
         run.enter(frame);
-        let exit = run.work(frame, enter, budget);
+        let exit = run.work(frame, self.enter, budget);
         run.leave(frame);
         exit
     }
 }
 
-impl<M: DirectMemory + 'static> Run<'_, M> {
+impl<'a, M: DirectMemory + 'static> Run<'a, M> {
+    /// The world around the hart.
+    pub fn environment(&self) -> HartEnvironment<'a, M> {
+        self.vm.environment(&self.vm.harts()[self.state.hart_index])
+    }
+
     /// Takes the hart's state over into the frame.
     fn enter(&mut self, frame: *mut Frame) {
         // SAFETY: nobody else uses the frame now.
@@ -165,8 +172,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
 
     /// Runs until something is left to the caller.
     fn work(&mut self, frame: *mut Frame, enter: extern "C" fn(*mut Frame, u64), budget: u64) -> Exit {
-        let vm = self.vm;
-        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let (vm, env) = (self.vm, self.environment());
         let mut left = budget;
         loop {
             if left == 0 || env.attention() {
@@ -252,7 +258,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         frame.mappings = spaces.code().mappings;
         frame.zero_ready = u8::from(self.hart.check_cache_block(CacheBlock::Zero).is_ok());
         frame.is_supervisor = u8::from(self.hart.privilege == Privilege::Supervisor);
-        let env = self.vm.environment(&self.vm.harts()[self.state.hart_index]);
+        let env = self.environment();
         frame.is_held_back = u8::from(self.hart.is_interrupt_held_back(&env));
         frame.csr = std::ptr::from_mut(&mut self.hart.csr);
         self.refresh_float(frame);
@@ -307,92 +313,72 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
 
     /// The block at a virtual address, and its code.
     pub fn find_block(&mut self, pc: u64) -> Result<Option<(BlockId, u64)>, Trap> {
-        let page = pc & !(PAGE_SIZE - 1);
-        let physical = match self.state.spaces.code().physical(page) {
-            Some(physical) => physical,
-            None => match self.reach(pc)? {
-                Some(physical) => physical,
-                None => return Ok(None),
-            },
-        };
-        if pc % PAGE_SIZE == LAST {
-            let low: u16 = self.vm.memory().load(GuestPhysical(physical + LAST)).unwrap_or(0);
-            if low & 3 == 3 {
-                return self.find_across(pc, physical);
-            }
+        let Some(page) = self.code_page(pc)? else { return Ok(None) };
+        let offset = pc % PAGE_SIZE;
+        let half = |memory: &M, at| memory.load::<u16>(GuestPhysical(at)).unwrap_or(0);
+        if offset == LAST && half(self.vm.memory(), page + LAST) & 3 == 3 {
+            // The instruction's other half is in the next page.
+            let Some(next) = self.code_page(pc.wrapping_add(2))? else { return Ok(None) };
+            let find = |cache: &CodeCache| cache.find_across(page, next);
+            return Ok(self.block(pc, &[page, next], find, |memory, cache| {
+                cache.translate_across(page, next, half(memory, page + LAST), half(memory, next))
+            }));
         }
-        let address = physical + pc % PAGE_SIZE;
-        let shared = Arc::clone(&self.state.shared);
-        let mut cache = shared.cache();
-        let block = match cache.find(address) {
-            Some(block) => block,
-            None => {
-                if !cache.has_room() {
-                    self.state.is_full = true;
-                    return Ok(None);
-                }
-                if cache.is_empty(physical) {
-                    self.watch(physical);
-                }
-                let started = self.state.profile.start();
-                let bytes = read_page(self.vm.memory(), physical);
-                let block = cache.translate(physical, (pc % PAGE_SIZE) as i32, &bytes);
-                self.state.profile.stop(Part::Translation, started);
-                block
-            }
-        };
-        let code = cache.code(block);
-        drop(cache);
-        self.state.spaces.code().insert(pc, code);
-        Ok(Some((block, code)))
+        let find = |cache: &CodeCache| cache.find(page + offset);
+        Ok(self.block(pc, &[page], find, |memory, cache| {
+            Some(cache.translate(page, offset as i32, &read_page(memory, page)))
+        }))
     }
 
-    /// The block of an instruction across the end of a page.
-    fn find_across(&mut self, pc: u64, physical: u64) -> Result<Option<(BlockId, u64)>, Trap> {
-        let next_page = pc.wrapping_add(2);
-        let next = match self.state.spaces.code().physical(next_page) {
-            Some(next) => next,
-            None => match self.reach(next_page)? {
-                Some(next) => next,
-                None => return Ok(None),
-            },
-        };
+    /// The block that `find` finds, else the one that `translate` makes from `pages`, which are watched before
+    /// they are read. `None` where the cache is full, or the code is for the interpreter.
+    fn block(
+        &mut self,
+        pc: u64,
+        pages: &[u64],
+        find: impl Fn(&CodeCache) -> Option<BlockId>,
+        translate: impl FnOnce(&M, &mut CodeCache) -> Option<BlockId>,
+    ) -> Option<(BlockId, u64)> {
         let shared = Arc::clone(&self.state.shared);
         let mut cache = shared.cache();
-        let block = match cache.find_across(physical, next) {
+        let block = match find(&cache) {
             Some(block) => block,
+            None if !cache.has_room() => {
+                self.state.is_full = true;
+                return None;
+            }
             None => {
-                if !cache.has_room() {
-                    self.state.is_full = true;
-                    return Ok(None);
-                }
-                for page in [physical, next] {
+                for &page in pages {
                     if cache.is_empty(page) {
                         self.watch(page);
                     }
                 }
-                let half = |page: u64| self.vm.memory().load::<u16>(GuestPhysical(page)).unwrap_or(0);
-                let (low, high) = (half(physical + LAST), half(next));
-                match cache.translate_across(physical, next, low, high) {
-                    Some(block) => block,
-                    None => return Ok(None),
-                }
+                let started = self.state.profile.start();
+                let block = translate(self.vm.memory(), &mut cache);
+                self.state.profile.stop(Part::Translation, started);
+                block?
             }
         };
         let code = cache.code(block);
-        drop(cache);
         self.state.spaces.code().insert(pc, code);
-        Ok(Some((block, code)))
+        Some((block, code))
+    }
+
+    /// The physical page that code at a virtual address is in; `None` where it can't be translated.
+    fn code_page(&mut self, pc: u64) -> Result<Option<u64>, Trap> {
+        match self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) {
+            Some(physical) => Ok(Some(physical)),
+            None => self.reach(pc),
+        }
     }
 
     /// Translates the address of code, whose page becomes known to the space. `None` where the page isn't all
     /// RAM or not all alike.
     fn reach(&mut self, pc: u64) -> Result<Option<u64>, Trap> {
-        let vm = self.vm;
-        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let env = self.environment();
         let translation = self.hart.translate(&env, GuestVirtual(pc), Access::Execute, 2)?;
         let page = translation.physical.page();
-        if !translation.whole_page || !is_ram(vm.memory(), page) {
+        if !translation.whole_page || !is_ram(self.vm.memory(), page) {
             return Ok(None);
         }
         let large = (translation.page_size > PAGE_SIZE).then_some(translation.page_size);
@@ -412,8 +398,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
 
     /// Executes one instruction in the interpreter, with all state in the frame.
     pub fn step(&mut self, frame: &mut Frame) {
-        let vm = self.vm;
-        let env = vm.environment(&vm.harts()[self.state.hart_index]);
+        let env = self.environment();
         self.take_flags(frame);
         self.hart.context_changed();
         frame.save(&mut self.hart.x, &mut self.hart.f);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
-use rvisor_hart::TranslationContext;
+use rvisor_hart::{Span, TranslationContext};
 use rvisor_isa::Privilege;
 use rvisor_waist::PAGE_SIZE;
 
@@ -70,23 +70,6 @@ impl TlbEntry {
     /// A page that maps to another entry, so that no address can match it in this one.
     pub const fn no_page(index: usize) -> u64 {
         ((index ^ 1) as u64) * PAGE_SIZE
-    }
-}
-
-/// Whether and where entries stem from pages larger than a base page.
-#[derive(Clone, Copy)]
-struct Span(i64, i64);
-
-impl Span {
-    const EMPTY: Self = Self(i64::MAX, i64::MIN);
-
-    fn add(&mut self, address: u64, size: u64) {
-        let first = address & !(size - 1);
-        *self = Self(self.0.min(first as i64), self.1.max((first + (size - 1)) as i64));
-    }
-
-    fn contains(&self, address: u64) -> bool {
-        (self.0..=self.1).contains(&(address as i64))
     }
 }
 
@@ -389,10 +372,10 @@ impl Spaces {
         }
     }
 
-    /// Makes the spaces of `context` current. False where they already were.
-    pub fn enter(&mut self, context: TranslationContext) -> bool {
+    /// Makes the spaces of `context` current.
+    pub fn enter(&mut self, context: TranslationContext) {
         if self.context == Some(context) {
-            return false;
+            return;
         }
         self.context = Some(context);
         self.clock += 1;
@@ -410,7 +393,6 @@ impl Spaces {
         if space.private.is_some() && space.private != asid {
             space.flush(&self.fresh);
         }
-        true
     }
 
     /// Forgets which context is current: the spaces are looked up afresh at the next entry.

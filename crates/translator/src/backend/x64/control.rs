@@ -76,7 +76,7 @@ impl Lowering<'_> {
 
     fn goto_far(&mut self, target: Offset) {
         let patch = self.patches.len();
-        let stub = self.add_cold(ColdKind::FarLink { patch });
+        let stub = self.add_cold(ColdKind::Link { patch });
         self.patches.push(Patch { jump: 0, mappings: None, target, stub: 0 });
         // The constant stands behind opcode, ModRM, SIB and a displacement of 32 bits.
         self.asm.align(4, 7);
@@ -93,18 +93,11 @@ impl Lowering<'_> {
 
     pub(super) fn link_stub(&mut self, patch: usize) {
         self.patches[patch].stub = self.asm.position() as u32;
-        let target = self.patches[patch].target;
+        let Patch { target, mappings, .. } = self.patches[patch];
         self.target_address(target);
         self.asm.mov_imm(RDX, (self.first_patch + patch as u32).into());
-        self.asm.jmp_to(self.thunks.link);
-    }
-
-    pub(super) fn far_link_stub(&mut self, patch: usize) {
-        self.patches[patch].stub = self.asm.position() as u32;
-        let target = self.patches[patch].target;
-        self.target_address(target);
-        self.asm.mov_imm(RDX, (self.first_patch + patch as u32).into());
-        self.asm.jmp_to(self.thunks.far_link);
+        let thunk = if mappings.is_some() { self.thunks.far_link } else { self.thunks.link };
+        self.asm.jmp_to(thunk);
     }
 
     pub(super) fn out_of_budget(&mut self, target: Offset) {

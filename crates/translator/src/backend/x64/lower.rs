@@ -66,8 +66,6 @@ pub(super) enum ColdKind {
     Taken { target: Offset, charge: u32 },
     /// A jump that isn't linked yet; `patch` is its number.
     Link { patch: usize },
-    /// The same to another page.
-    FarLink { patch: usize },
     /// An access that the TLB doesn't answer.
     Access { site: Site, back: Label, thunk: u64, address: Reg, rd: u8 },
     /// Accesses that one look-up was to serve, one by one.
@@ -78,8 +76,6 @@ pub(super) enum ColdKind {
     Step { site: Site },
     /// A division by zero or by -1.
     Division { back: Label, by_zero: Label, size: Size, signed: bool, dividend: u8 },
-    /// A floating-point operation whose operands or result need care.
-    Float { site: Site, back: Label },
     /// A floating-point result that is a NaN.
     CanonicalNan { rd: u8, precision: Precision, back: Label },
     /// A minimum or maximum of numbers that are equal, or not numbers.
@@ -254,6 +250,12 @@ impl Lowering<'_> {
         self.asm.call_to(thunk);
     }
 
+    /// Adds cold code that leaves the current instruction to the interpreter and goes on at `back`.
+    pub(super) fn add_interpreted(&mut self, back: Label) -> Label {
+        let (site, thunk) = (self.site(), self.thunks.interpret);
+        self.add_cold(ColdKind::Interpret { site, back, thunk })
+    }
+
     /// Adds cold code and returns its entry.
     pub(super) fn add_cold(&mut self, kind: ColdKind) -> Label {
         let entry = self.asm.label();
@@ -323,7 +325,6 @@ impl Lowering<'_> {
                 ColdKind::Budget(target) => self.out_of_budget(target),
                 ColdKind::Taken { target, charge } => self.goto(target, charge),
                 ColdKind::Link { patch } => self.link_stub(patch),
-                ColdKind::FarLink { patch } => self.far_link_stub(patch),
                 ColdKind::Access { site, back, thunk, address, rd } => {
                     if address != RAX {
                         self.asm.mov(Quad, RAX, address);
@@ -352,11 +353,6 @@ impl Lowering<'_> {
                 }
                 ColdKind::Division { back, by_zero, size, signed, dividend } => {
                     self.odd_division(back, by_zero, size, signed, dividend);
-                }
-                ColdKind::Float { site, back } => {
-                    self.asm.mov_imm(RDX, site.bits().into());
-                    self.asm.call_to(self.thunks.interpret);
-                    self.asm.jmp(back);
                 }
                 ColdKind::CanonicalNan { rd, precision, back } => self.canonical_nan(rd, precision, back),
                 ColdKind::Extreme { site, back, done, extreme, second } => {

@@ -88,76 +88,44 @@ impl Group {
 impl Lowering<'_> {
     /// Lowers a load or store; false for other instructions.
     pub(super) fn memory(&mut self, i: &Instruction) -> bool {
-        match i.op {
-            Op::Lb => self.load(i, 1, true),
-            Op::Lh => self.load(i, 2, true),
-            Op::Lw => self.load(i, 4, true),
-            Op::Ld => self.load(i, 8, false),
-            Op::Lbu => self.load(i, 1, false),
-            Op::Lhu => self.load(i, 2, false),
-            Op::Lwu => self.load(i, 4, false),
-            Op::Sb => self.store(i, 1),
-            Op::Sh => self.store(i, 2),
-            Op::Sw => self.store(i, 4),
-            Op::Sd => self.store(i, 8),
-            Op::Flw => self.load_float(i, 4),
-            Op::Fld => self.load_float(i, 8),
-            Op::Fsw => self.store_float(i, 4),
-            Op::Fsd => self.store_float(i, 8),
-            // Hints: nothing depends on them.
-            Op::PrefetchI | Op::PrefetchR | Op::PrefetchW => {}
-            _ => return false,
+        // Hints: nothing depends on them.
+        if matches!(i.op, Op::PrefetchI | Op::PrefetchR | Op::PrefetchW) {
+            return true;
         }
+        let Some(access) = access(i) else { return false };
+        self.single(i, &access);
         true
     }
 
-    fn load(&mut self, i: &Instruction, bytes: u8, signed: bool) {
-        let site = self.site().access(bytes, signed, false, i.rd);
+    fn single(&mut self, i: &Instruction, access: &Access) {
+        let &Access { bytes, signed, is_float, is_store } = access;
+        if is_float {
+            self.check_float();
+        }
+        let register = if is_store { i.rs2 } else { i.rd };
+        let site = self.site().access(bytes, signed, is_float, register);
+        let (kind, thunk) =
+            if is_store { (For::Store, self.thunks.store) } else { (For::Load, self.thunks.load) };
+        // What a helper loads for a floating-point register, it puts there itself.
+        let rd = if is_store || is_float { 0 } else { i.rd };
         let back = self.asm.label();
-        let thunk = self.thunks.load;
         let address = self.address_register(i.rs1, i.imm);
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: i.rd });
-        self.look_up(For::Load, address, bytes.into(), miss);
-        self.load_from(i.rd, bytes, signed, Mem::indexed(RCX, address, 0, 0));
+        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd });
+        self.look_up(kind, address, bytes.into(), miss);
+        self.transfer(i, access, Mem::indexed(RCX, address, 0, 0));
         self.asm.bind(back);
     }
 
-    fn store(&mut self, i: &Instruction, bytes: u8) {
-        let site = self.site().access(bytes, false, false, i.rs2);
-        let back = self.asm.label();
-        let thunk = self.thunks.store;
-        let address = self.address_register(i.rs1, i.imm);
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: 0 });
-        self.look_up(For::Store, address, bytes.into(), miss);
-        self.store_to(i.rs2, bytes, Mem::indexed(RCX, address, 0, 0));
-        self.asm.bind(back);
+    /// Moves what the access moves. Uses `rdx` alone besides the address.
+    fn transfer(&mut self, i: &Instruction, access: &Access, at: Mem) {
+        let &Access { bytes, signed, is_float, is_store } = access;
+        match (is_store, is_float) {
+            (false, false) => self.load_from(i.rd, bytes, signed, at),
+            (true, false) => self.store_to(i.rs2, bytes, at),
+            (false, true) => self.load_float_from(i.rd, bytes, at),
+            (true, true) => self.store_float_to(i.rs2, bytes, at),
+        }
     }
-
-    fn load_float(&mut self, i: &Instruction, bytes: u8) {
-        self.check_float();
-        let site = self.site().access(bytes, false, true, i.rd);
-        let back = self.asm.label();
-        let thunk = self.thunks.load;
-        let address = self.address_register(i.rs1, i.imm);
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: 0 });
-        self.look_up(For::Load, address, bytes.into(), miss);
-        self.load_float_from(i.rd, bytes, Mem::indexed(RCX, address, 0, 0));
-        self.asm.bind(back);
-    }
-
-    fn store_float(&mut self, i: &Instruction, bytes: u8) {
-        self.check_float();
-        let site = self.site().access(bytes, false, true, i.rs2);
-        let back = self.asm.label();
-        let thunk = self.thunks.store;
-        let address = self.address_register(i.rs1, i.imm);
-        let miss = self.add_cold(ColdKind::Access { site, back, thunk, address, rd: 0 });
-        self.look_up(For::Store, address, bytes.into(), miss);
-        self.store_float_to(i.rs2, bytes, Mem::indexed(RCX, address, 0, 0));
-        self.asm.bind(back);
-    }
-
-    // What follows uses `rdx` alone besides the address.
 
     fn load_from(&mut self, rd: u8, bytes: u8, signed: bool, from: Mem) {
         let result = self.result(rd, RDX);
@@ -220,21 +188,8 @@ impl Lowering<'_> {
         self.look_up(kind, address, group.last - group.first, apart);
         for node in nodes {
             let i = &node.instruction;
-            let at = Mem::indexed(RCX, address, 0, i.imm - group.first);
-            match access(i) {
-                Some(Access { bytes, is_float: false, is_store: false, signed }) => {
-                    self.load_from(i.rd, bytes, signed, at);
-                }
-                Some(Access { bytes, is_float: false, is_store: true, .. }) => {
-                    self.store_to(i.rs2, bytes, at)
-                }
-                Some(Access { bytes, is_float: true, is_store: false, .. }) => {
-                    self.load_float_from(i.rd, bytes, at);
-                }
-                Some(Access { bytes, is_float: true, is_store: true, .. }) => {
-                    self.store_float_to(i.rs2, bytes, at);
-                }
-                None => {}
+            if let Some(access) = access(i) {
+                self.transfer(i, &access, Mem::indexed(RCX, address, 0, i.imm - group.first));
             }
         }
         self.asm.bind(back);

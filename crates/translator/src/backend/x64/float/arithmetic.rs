@@ -3,7 +3,7 @@
 use rvisor_isa::Instruction;
 
 use super::super::assembler::*;
-use super::super::lower::{ColdKind, Lowering};
+use super::super::lower::Lowering;
 use super::{DYNAMIC, Precision, XMM0, XMM1, compare, host_rounding};
 
 // Opcodes of scalar arithmetic.
@@ -69,8 +69,7 @@ impl Lowering<'_> {
         self.asm.fma(size, sign as u8, XMM0, a, b);
         // The host doesn't call infinity times zero plus NaN invalid, RISC-V does: so NaNs are interpreted.
         let back = self.asm.label();
-        let site = self.site();
-        let nan = self.add_cold(ColdKind::Float { site, back });
+        let nan = self.add_interpreted(back);
         self.asm.sse(precision.compare(), compare::UCOMIS, XMM0, XMM0);
         self.asm.jcc(Cond::Parity, nan);
         self.float_put(i.rd, XMM0);

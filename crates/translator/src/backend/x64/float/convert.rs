@@ -3,7 +3,7 @@
 use rvisor_isa::Instruction;
 
 use super::super::assembler::*;
-use super::super::lower::{ColdKind, Lowering};
+use super::super::lower::Lowering;
 use super::super::registers::{FloatPlace, float_place};
 use super::{DYNAMIC, PXOR, Precision, XMM0, host_rounding};
 
@@ -72,16 +72,14 @@ impl Lowering<'_> {
             }
             (Quad, false) => {
                 let source = self.get(i.rs1, RAX);
-                let site = self.site();
-                let large = self.add_cold(ColdKind::Float { site, back });
+                let large = self.add_interpreted(back);
                 self.asm.test(Quad, source, source);
                 self.asm.jcc(Cond::Sign, large);
                 (source.into(), Quad)
             }
         };
         if i.aux != DYNAMIC && !is_exact {
-            let site = self.site();
-            let large = self.add_cold(ColdKind::Float { site, back });
+            let large = self.add_interpreted(back);
             self.asm.mov(Quad, RCX, source);
             self.asm.shift_imm(Shift::Sar, Quad, RCX, 53);
             self.asm.alu_imm(Alu::Add, Quad, RCX, 1);
@@ -115,8 +113,7 @@ impl Lowering<'_> {
         };
         self.float_reads(precision, [i.rs1]);
         let back = self.asm.label();
-        let site = self.site();
-        let invalid = self.add_cold(ColdKind::Float { site, back });
+        let invalid = self.add_interpreted(back);
         if !(signed && is_direct) {
             // What is below the limit stays in range when it is rounded up.
             let limit = match (size, signed) {
