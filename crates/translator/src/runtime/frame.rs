@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use rvisor_hart::Csrs;
 
-use crate::runtime::space::{JumpEntry, TlbEntry};
+use crate::runtime::space::{JumpEntry, Tlb};
 
 /// Where each integer register stands in [`Frame::x`]: those that translated code reaches most often in memory
 /// come first, where displacements are short.
@@ -74,13 +74,13 @@ pub struct Frame {
     /// Whether an interrupt is pending that a bit of `sstatus` holds back.
     pub is_held_back: u8,
     /// TLBs of S-mode without and with access to user pages, or null.
-    pub supervisor_tlbs: [*mut TlbEntry; 2],
+    pub supervisor_tlbs: [*mut Tlb; 2],
     /// The hart's CSRs.
     pub csr: *mut Csrs,
     /// The jump cache of the current address space.
     pub jumps: *mut JumpEntry,
     /// The translation cache of the current address space.
-    pub tlb: *mut TlbEntry,
+    pub tlb: *mut Tlb,
     /// The home's stack pointer.
     pub host_stack: u64,
     /// The home's MXCSR.

@@ -253,7 +253,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         self.state.spaces.enter(self.hart.translation_context());
         let spaces = &mut self.state.spaces;
         frame.supervisor_tlbs = spaces.supervisor_tlbs();
-        frame.tlb = spaces.data().entries();
+        frame.tlb = spaces.data().tlb();
         frame.jumps = spaces.code().entries();
         frame.mappings = spaces.code().mappings;
         frame.zero_ready = u8::from(self.hart.check_cache_block(CacheBlock::Zero).is_ok());

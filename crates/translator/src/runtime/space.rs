@@ -24,7 +24,6 @@ pub const JUMP_FOLD: u8 = 11;
 const SPACES: usize = 48;
 
 /// One page's translation for data.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TlbEntry {
     /// Virtual page that loads may use this entry for, or a page that never belongs to this entry.
@@ -37,10 +36,62 @@ pub struct TlbEntry {
     pub physical: u64,
 }
 
-/// Offsets that translated code uses.
-pub const TLB_LOAD: i32 = offset_of!(TlbEntry, load) as i32;
-pub const TLB_STORE: i32 = offset_of!(TlbEntry, store) as i32;
-pub const TLB_ADDEND: i32 = offset_of!(TlbEntry, addend) as i32;
+/// One page's translation for loads, or for stores.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Way {
+    /// See [`TlbEntry`].
+    page: u64,
+    addend: u64,
+}
+
+/// The TLB of a space. What loads need of it stands close together: a large working set's entries compete with
+/// its data for the host's caches.
+#[repr(C, align(64))]
+pub struct Tlb {
+    loads: [Way; TLB_ENTRIES],
+    stores: [Way; TLB_ENTRIES],
+    physical: [u64; TLB_ENTRIES],
+}
+
+/// Offsets that translated code uses, from the start of the TLB plus the entry's index times [`TLB_STEP`].
+pub const TLB_LOAD: i32 = offset_of!(Tlb, loads) as i32;
+pub const TLB_STORE: i32 = offset_of!(Tlb, stores) as i32;
+/// Of the addend, behind either.
+pub const TLB_ADDEND: i32 = offset_of!(Way, addend) as i32;
+/// Bytes from one entry to the next.
+pub const TLB_STEP: usize = size_of::<Way>();
+
+impl Tlb {
+    fn new() -> Box<Self> {
+        let empty = Way { page: 0, addend: 0 };
+        let mut tlb = Box::new(Self {
+            loads: [empty; TLB_ENTRIES],
+            stores: [empty; TLB_ENTRIES],
+            physical: [u64::MAX; TLB_ENTRIES],
+        });
+        (0..TLB_ENTRIES).for_each(|index| tlb.clear(index));
+        tlb
+    }
+
+    fn set(&mut self, index: usize, entry: &TlbEntry) {
+        self.loads[index] = Way { page: entry.load, addend: entry.addend };
+        self.stores[index] = Way { page: entry.store, addend: entry.addend };
+        self.physical[index] = entry.physical;
+    }
+
+    fn clear(&mut self, index: usize) {
+        self.loads[index].page = TlbEntry::no_page(index);
+        self.stores[index].page = TlbEntry::no_page(index);
+    }
+
+    /// Takes away the right to store to a guest physical page, if the entry is of it.
+    fn protect(&mut self, index: usize, physical: u64) {
+        if self.physical[index] == physical {
+            self.stores[index].page = TlbEntry::no_page(index);
+        }
+    }
+}
 
 /// A known jump target.
 #[repr(C)]
@@ -118,7 +169,7 @@ pub fn keys(context: &TranslationContext) -> (DataKey, CodeKey) {
 /// Translations of data in one space.
 pub struct DataSpace {
     key: DataKey,
-    entries: Box<[TlbEntry; TLB_ENTRIES]>,
+    tlb: Box<Tlb>,
     /// Entries in use, as long as they are few enough to be worth listing.
     used: Vec<u16>,
     large: Span,
@@ -130,25 +181,13 @@ pub struct DataSpace {
 /// More used entries than this aren't listed.
 const LISTED: usize = 256;
 
-fn empty_tlb() -> Box<[TlbEntry; TLB_ENTRIES]> {
-    let entries: Vec<_> = (0..TLB_ENTRIES)
-        .map(|index| TlbEntry {
-            load: TlbEntry::no_page(index),
-            store: TlbEntry::no_page(index),
-            addend: 0,
-            physical: u64::MAX,
-        })
-        .collect();
-    entries.try_into().unwrap_or_else(|_| unreachable!("as many as the array has"))
-}
-
 impl DataSpace {
     fn new(key: DataKey) -> Self {
-        Self { key, entries: empty_tlb(), used: Vec::new(), large: Span::EMPTY, private: None, last_use: 0 }
+        Self { key, tlb: Tlb::new(), used: Vec::new(), large: Span::EMPTY, private: None, last_use: 0 }
     }
 
-    pub fn entries(&mut self) -> *mut TlbEntry {
-        self.entries.as_mut_ptr()
+    pub fn tlb(&mut self) -> *mut Tlb {
+        &raw mut *self.tlb
     }
 
     /// Sets an entry; `large` is the size of a page larger than a base page.
@@ -160,21 +199,14 @@ impl DataSpace {
         if let Some(size) = large {
             self.large.add(address, size);
         }
-        self.entries[index] = entry;
-    }
-
-    fn clear_entry(entries: &mut [TlbEntry; TLB_ENTRIES], index: usize) {
-        let entry = &mut entries[index];
-        (entry.load, entry.store) = (TlbEntry::no_page(index), TlbEntry::no_page(index));
+        self.tlb.set(index, &entry);
     }
 
     fn flush(&mut self) {
         if self.used.len() <= LISTED {
-            for &index in &self.used {
-                Self::clear_entry(&mut self.entries, index.into());
-            }
+            self.used.iter().for_each(|&index| self.tlb.clear(index.into()));
         } else {
-            (0..TLB_ENTRIES).for_each(|index| Self::clear_entry(&mut self.entries, index));
+            (0..TLB_ENTRIES).for_each(|index| self.tlb.clear(index));
         }
         self.used.clear();
         self.large = Span::EMPTY;
@@ -185,7 +217,7 @@ impl DataSpace {
         if self.large.contains(address) {
             self.flush();
         } else {
-            Self::clear_entry(&mut self.entries, tlb_index(address));
+            self.tlb.clear(tlb_index(address));
         }
     }
 
@@ -198,15 +230,10 @@ impl DataSpace {
 
     /// Takes away the right to store to a guest physical page.
     fn protect(&mut self, physical: u64) {
-        let protect = |entries: &mut [TlbEntry; TLB_ENTRIES], index: usize| {
-            if entries[index].physical == physical {
-                entries[index].store = TlbEntry::no_page(index);
-            }
-        };
         if self.used.len() <= LISTED {
-            self.used.iter().for_each(|&index| protect(&mut self.entries, index.into()));
+            self.used.iter().for_each(|&index| self.tlb.protect(index.into(), physical));
         } else {
-            (0..TLB_ENTRIES).for_each(|index| protect(&mut self.entries, index));
+            (0..TLB_ENTRIES).for_each(|index| self.tlb.protect(index, physical));
         }
     }
 }
@@ -500,7 +527,7 @@ impl Spaces {
 
     /// The TLBs of S-mode without and with access to user pages, in the current address space, where the
     /// current context is S-mode's.
-    pub fn supervisor_tlbs(&mut self) -> [*mut TlbEntry; 2] {
+    pub fn supervisor_tlbs(&mut self) -> [*mut Tlb; 2] {
         match self.context {
             Some(TranslationContext {
                 fetch: Privilege::Supervisor,
@@ -517,7 +544,7 @@ impl Spaces {
                 self.data[plain].last_use = self.clock;
                 let user = self.find_data(DataKey::SupervisorAndUser(asid, mxr));
                 self.data[user].last_use = self.clock;
-                [self.data[plain].entries(), self.data[user].entries()]
+                [self.data[plain].tlb(), self.data[user].tlb()]
             }
             _ => [std::ptr::null_mut(); 2],
         }
@@ -537,10 +564,7 @@ impl Spaces {
 
     /// The same where it is known to be mapped at one place only.
     pub fn protect_entry(&mut self, space: usize, index: usize, physical: u64) {
-        let space = &mut self.data[space];
-        if space.entries[index].physical == physical {
-            space.entries[index].store = TlbEntry::no_page(index);
-        }
+        self.data[space].tlb.protect(index, physical);
     }
 }
 

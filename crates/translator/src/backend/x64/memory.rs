@@ -9,12 +9,12 @@ use super::float::Precision;
 use super::lower::{ColdKind, Lowering};
 use super::registers::{FloatPlace, Place, float_place, place};
 use crate::ir::Node;
-use crate::runtime::space::{TLB_ADDEND, TLB_ENTRIES, TLB_LOAD, TLB_STORE};
+use crate::runtime::space::{TLB_ADDEND, TLB_ENTRIES, TLB_LOAD, TLB_STEP, TLB_STORE};
 
 /// Binary logarithm of a page's size.
 const PAGE_SHIFT: u8 = 12;
 /// Binary logarithm of a TLB entry's size.
-const ENTRY_SHIFT: u8 = 5;
+const ENTRY_SHIFT: u8 = TLB_STEP.ilog2() as u8;
 
 /// What an access is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -240,6 +240,6 @@ impl Lowering<'_> {
         self.asm.alu(Alu::Xor, Quad, RDX, address);
         self.asm.alu_imm(Alu::Cmp, Quad, RDX, 4096 - bytes);
         self.asm.jcc(Cond::Above, miss);
-        self.asm.mov(Quad, RCX, Mem::indexed(RBP, RCX, 0, TLB_ADDEND));
+        self.asm.mov(Quad, RCX, Mem::indexed(RBP, RCX, 0, tag + TLB_ADDEND));
     }
 }

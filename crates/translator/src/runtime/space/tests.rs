@@ -33,8 +33,8 @@ fn add(spaces: &mut Spaces, page: u64, large: Option<u64>, global: bool) {
 
 /// Whether loads and stores of a page are let through in the current space.
 fn known(spaces: &mut Spaces, page: u64) -> (bool, bool) {
-    let entry = &spaces.data().entries[tlb_index(page)];
-    (entry.load == page, entry.store == page)
+    let (tlb, index) = (&spaces.data().tlb, tlb_index(page));
+    (tlb.loads[index].page == page, tlb.stores[index].page == page)
 }
 
 const BOTH: (bool, bool) = (true, true);
@@ -162,7 +162,7 @@ fn both_tables_of_a_supervisor_are_different_ones_when_spaces_run_out() {
     spaces.enter(context(Privilege::Supervisor, true, 1));
     let [plain, with_user] = spaces.supervisor_tlbs();
     assert_ne!(plain, with_user);
-    assert_eq!(spaces.data().entries(), with_user);
+    assert_eq!(spaces.data().tlb(), with_user);
 }
 
 #[test]
