@@ -15,7 +15,7 @@ use rvisor_machine::boot::Program;
 use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::{TranslationMode, VmConfig};
 
-use crate::cli::{Boot, Engine, EngineOptions, Network};
+use crate::cli::{Boot, Engine, EngineOptions, Network, Optimize};
 use crate::session::Session;
 
 /// The files of a boot protocol, read.
@@ -150,7 +150,12 @@ pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::tran
         File::create(path).map(BufWriter::new).with_context(|| format!("can't write {}", path.display()))
     };
     let dump = options.dump_translation.as_ref().map(create).transpose()?;
-    Ok(rvisor_hosted::translator::Options { profile: options.profile, dump })
+    let optimize = match options.optimize {
+        Optimize::Never => rvisor_hosted::translator::Optimize::Never,
+        Optimize::Hot => rvisor_hosted::translator::Optimize::Hot,
+        Optimize::Always => rvisor_hosted::translator::Optimize::Always,
+    };
+    Ok(rvisor_hosted::translator::Options { profile: options.profile, dump, optimize })
 }
 
 /// Says where the translator's time went, if that was asked for.

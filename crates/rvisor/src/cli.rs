@@ -141,6 +141,19 @@ pub struct EngineOptions {
     /// Write all guest code that is translated, and what it is made into, to a file
     #[arg(long, value_name = "FILE")]
     pub dump_translation: Option<PathBuf>,
+    /// When the translator's second tier translates code again, with more care
+    #[arg(long, value_enum, default_value_t = Optimize::Hot, value_name = "WHEN")]
+    pub optimize: Optimize,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Optimize {
+    /// Never: the first tier only
+    Never,
+    /// When it proves to be executed often, on a thread of its own
+    Hot,
+    /// At once, all of it: slow, for debugging
+    Always,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@
 //! [`DirectMemory`] (what it needs from a home's guest memory).
 //!
 //! Guest code goes from the front end (`frontend`) as superblocks (`ir`) to the back end (`backend`), and
-//! runs in `runtime`.
+//! runs in `runtime`. What runs often is translated once more, in larger pieces that went through `passes`.
 //!
 //! # Safety
 //! This crate writes and runs machine code. What makes that sound: code is written for one address and
@@ -18,11 +18,12 @@ use std::sync::Arc;
 mod backend;
 mod frontend;
 mod ir;
+mod passes;
 mod runtime;
 
-pub use runtime::Options;
 pub use runtime::run::{DirectMemory, Translator};
 pub use runtime::shared::Shared;
+pub use runtime::{Optimize, Options};
 
 /// Bytes of host code that a VM's cache holds.
 const CACHE: usize = 128 << 20;

@@ -1,7 +1,8 @@
 //! Reads guest code and forms superblocks.
 //!
 //! A superblock follows the fall-through of branches and unconditional jumps inside its page; it ends where
-//! control leaves the page, where the target isn't known, at system instructions, and where code repeats.
+//! control leaves the page, where the target isn't known, at system instructions, and where code repeats. A
+//! *trace* goes the way of branches that are mostly taken instead.
 
 use rvisor_isa::{Instruction, Op, decode};
 
@@ -10,6 +11,8 @@ use crate::ir::{End, Node, Offset, Superblock};
 
 /// Most instructions of a superblock.
 pub const MOST_NODES: usize = 128;
+/// Most instructions of a trace.
+pub const MOST_TRACED: usize = 240;
 
 const PAGE: Offset = 4096;
 
@@ -21,37 +24,77 @@ pub trait Source {
 
 /// Forms the superblock that starts at `entry`.
 pub fn superblock(source: &impl Source, entry: Offset) -> Superblock {
-    let mut nodes = Vec::new();
+    form(source, entry, MOST_NODES, |_, _| false)
+}
+
+/// Forms a trace: a superblock that follows a branch where `is_taken` says so of its target and of what stands
+/// behind it.
+pub fn trace(source: &impl Source, entry: Offset, is_taken: impl Fn(Offset, Offset) -> bool) -> Superblock {
+    form(source, entry, MOST_TRACED, is_taken)
+}
+
+fn form(
+    source: &impl Source,
+    entry: Offset,
+    most: usize,
+    is_taken: impl Fn(Offset, Offset) -> bool,
+) -> Superblock {
+    let mut nodes: Vec<Node> = Vec::new();
+    let mut seen = Seen([0; 32]);
     let mut offset = entry;
     let end = loop {
-        if nodes.len() == MOST_NODES || !(0..PAGE).contains(&offset) {
+        if nodes.len() == most || !seen.lacks(offset) {
             break End::Fall(offset);
         }
         if offset == LAST && offset != entry && reaches_over(source) {
             break End::Fall(offset);
         }
         let Some((instruction, bits)) = fetch(source, offset) else { break End::Interpret(offset) };
-        let node = Node { instruction, bits, offset };
+        let mut node = Node { instruction, bits, offset, taken: false };
         let address = known_address(&nodes, &instruction);
-        nodes.push(node);
-        match follow(&node, address) {
-            Follow::Next => {
-                offset = node.next();
-                if is_loop_branch(&node, entry) {
+        seen.add(offset);
+        let to = follow(&node, address);
+        offset = node.next();
+        match to {
+            Follow::Next if is_branch(instruction.op) => {
+                let target = node.offset + instruction.imm;
+                if target == entry {
+                    nodes.push(node);
                     break End::Fall(offset);
                 }
-            }
-            Follow::Goto(target) => {
-                let is_new = nodes.iter().all(|other: &Node| other.offset != target);
-                if !(0..PAGE).contains(&target) || !is_new {
-                    break End::Fall(target);
+                node.taken = seen.lacks(target) && is_taken(target, offset);
+                if node.taken {
+                    offset = target;
                 }
-                offset = target;
             }
-            Follow::End(end) => break end,
+            Follow::Goto(target) if seen.lacks(target) => offset = target,
+            Follow::Goto(target) => {
+                nodes.push(node);
+                break End::Fall(target);
+            }
+            Follow::Next => {}
+            Follow::End(end) => {
+                nodes.push(node);
+                break end;
+            }
         }
+        nodes.push(node);
     };
     Superblock { entry, nodes, end, last_reaches_over: reaches_over(source) }
+}
+
+/// Places of a page, a bit for each halfword.
+struct Seen([u64; 32]);
+
+impl Seen {
+    /// Whether a place is in the page and wasn't seen.
+    fn lacks(&self, at: Offset) -> bool {
+        (0..PAGE).contains(&at) && self.0[at as usize / 128] & 1 << (at as usize / 2 % 64) == 0
+    }
+
+    fn add(&mut self, at: Offset) {
+        self.0[at as usize / 128] |= 1 << (at as usize / 2 % 64);
+    }
 }
 
 /// The last halfword of a page.
@@ -66,7 +109,7 @@ pub fn reaches_over(source: &impl Source) -> bool {
 /// isn't one.
 pub fn across(bits: u32) -> Option<Superblock> {
     let instruction = decode(bits)?;
-    let node = Node { instruction, bits, offset: LAST };
+    let node = Node { instruction, bits, offset: LAST, taken: false };
     let end = match follow(&node, None) {
         Follow::Next => End::Fall(node.next()),
         Follow::Goto(target) => End::Fall(target),
@@ -85,11 +128,6 @@ fn fetch(source: &impl Source, offset: Offset) -> Option<(Instruction, u32)> {
         return None;
     };
     decode(bits).map(|instruction| (instruction, bits))
-}
-
-/// A branch back to where the superblock starts: what follows it is reached once a loop is done.
-fn is_loop_branch(node: &Node, entry: Offset) -> bool {
-    is_branch(node.instruction.op) && node.offset + node.instruction.imm == entry
 }
 
 /// Whether it is a conditional branch.

@@ -3,9 +3,15 @@
 //! Nodes are decoded instructions. Everything is relative to the virtual address of the page, which isn't
 //! known: the same code serves every virtual page that its physical page is mapped at.
 
+mod effect;
+mod plan;
+
 use std::fmt;
 
 use rvisor_isa::{Instruction, disassemble};
+
+pub use effect::{Access, access, effect, is_computation};
+pub use plan::{Check, Plan, SLOTS, Slot, Step};
 
 /// A place in guest code: bytes from the start of the superblock's page. Jumps may lead to other pages.
 pub type Offset = i32;
@@ -19,6 +25,8 @@ pub struct Node {
     pub bits: u32,
     /// Where it stands.
     pub offset: Offset,
+    /// Of a branch: the superblock goes on where it leads, and not behind it.
+    pub taken: bool,
 }
 
 impl Node {
@@ -57,6 +65,14 @@ pub struct Superblock {
     /// Whether the instruction at the page's last halfword reaches into the next page: jumps to it depend on
     /// where that page is.
     pub last_reaches_over: bool,
+}
+
+impl Superblock {
+    /// How many nodes stand before the one that ends it in its own way.
+    pub fn plain(&self) -> usize {
+        let last_is_special = matches!(self.end, End::Call(_) | End::Indirect | End::System);
+        self.nodes.len() - usize::from(last_is_special)
+    }
 }
 
 impl fmt::Display for Superblock {

@@ -12,13 +12,13 @@ use rustc_hash::FxHashMap;
 use rvisor_waist::PAGE_SIZE;
 
 use crate::backend::x64::assembler::Assembler;
-use crate::backend::x64::lower::{Features, lower};
+use crate::backend::x64::lower::{Features, Second, lower};
 use crate::backend::x64::thunks::{self, Helpers, Thunks};
 use crate::frontend::{LAST, Source, across, superblock};
-use crate::ir::{Offset, Superblock};
-use crate::runtime::Options;
+use crate::ir::{Offset, Plan, Superblock};
 use crate::runtime::code_memory::CodeMemory;
 use crate::runtime::dump::listing;
+use crate::runtime::{Optimize, Options};
 
 /// Number of a block.
 pub type BlockId = u32;
@@ -44,6 +44,8 @@ struct Block {
     pieces: Vec<Piece>,
     /// Links that lead here.
     incoming: Vec<u32>,
+    /// The block of the other tier that was made for the same address; each goes with the other.
+    partner: Option<BlockId>,
     /// How often it was entered, and its listing, for a profile.
     watched: Option<Watched>,
 }
@@ -51,6 +53,7 @@ struct Block {
 struct Watched {
     entered: Box<AtomicU64>,
     block: Superblock,
+    plan: Option<Plan>,
     page: u64,
     base: u64,
     code: Box<[u8]>,
@@ -95,6 +98,9 @@ pub struct CacheCounts {
     pub removed: u64,
     /// Times that everything was thrown away to make room.
     pub flushes: u64,
+    /// Traces that the second tier translated, and guest instructions in them.
+    pub traces: u64,
+    pub traced: u64,
 }
 
 /// The cache.
@@ -114,6 +120,8 @@ pub struct CodeCache {
     /// Blocks of instructions across page ends, by both pages.
     across: FxHashMap<(u64, u64), BlockId>,
     by_page: FxHashMap<u64, Vec<BlockId>>,
+    /// How often code was compared with what it was made from, or thrown away.
+    epoch: u64,
     /// Counts since the start.
     pub counts: CacheCounts,
 }
@@ -141,6 +149,7 @@ impl CodeCache {
             by_address: FxHashMap::default(),
             across: FxHashMap::default(),
             by_page: FxHashMap::default(),
+            epoch: 0,
             counts: CacheCounts::default(),
         })
     }
@@ -171,14 +180,66 @@ impl CodeCache {
     /// Translates the superblock at `entry` of the guest physical page `page`, which holds `bytes`.
     pub fn translate(&mut self, page: u64, entry: Offset, bytes: &PageBytes) -> BlockId {
         let block = superblock(bytes, entry);
-        let piece = |range: Range<u16>| {
-            let bytes = &bytes.0[usize::from(range.start)..usize::from(range.end)];
-            Piece { page, bytes: bytes.into(), range }
-        };
-        let pieces = ranges(&block).into_iter().map(piece).collect();
-        let id = self.add(page, &block, pieces);
+        let pieces = pieces(page, &block, bytes);
+        let id = self.add(page, &block, pieces, None);
         self.by_address.insert(page + entry as u64, id);
         id
+    }
+
+    /// Whether the second tier may be asked for a trace from an address, whose block only the first has made.
+    pub fn may_optimize(&self, physical: u64) -> bool {
+        self.options.optimize == Optimize::Hot
+            && self.find(physical).is_some_and(|block| self.blocks[block as usize].partner.is_none())
+    }
+
+    /// Whether the second tier translates everything at once.
+    pub fn optimizes_always(&self) -> bool {
+        self.options.optimize == Optimize::Always
+    }
+
+    /// A number that changes when code may have been found to be out of date.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Adds the second tier's code of `trace`, which was read from `bytes` when the cache's epoch was `epoch`; from
+    /// now on it runs instead of the first tier's block. False where it came too late, or there is no room.
+    pub fn replace(
+        &mut self,
+        page: u64,
+        trace: &Superblock,
+        plan: &Plan,
+        bytes: &PageBytes,
+        epoch: u64,
+    ) -> bool {
+        let physical = page + trace.entry as u64;
+        let Some(old) = self.find(physical) else { return false };
+        if epoch != self.epoch || !self.has_room() || self.blocks[old as usize].partner.is_some() {
+            return false;
+        }
+        let first_tier = self.blocks[old as usize].code + NOTHING;
+        let second = Second { plan, first_tier };
+        let pieces = pieces(page, trace, bytes);
+        let new = self.add(page, trace, pieces, Some(&second));
+        self.counts.traces += 1;
+        self.counts.traced += trace.nodes.len() as u64;
+        self.by_address.insert(physical, new);
+        let code = self.code(new);
+        let incoming = std::mem::take(&mut self.blocks[old as usize].incoming);
+        for &number in &incoming {
+            let link = &mut self.links[number as usize];
+            if link.target == Some(old) {
+                link.target = Some(new);
+                self.memory.patch_jump(link.jump, code);
+            }
+        }
+        self.blocks[new as usize].incoming.extend(incoming);
+        self.blocks[new as usize].partner = Some(old);
+        self.blocks[old as usize].partner = Some(new);
+        // Whoever holds the old address finds the way from there.
+        let [a, b, c, d] = (code.wrapping_sub(first_tier) as u32).to_le_bytes();
+        self.memory.patch_start(first_tier - NOTHING, [JMP, a, b, c, d]);
+        true
     }
 
     /// The block of the instruction across the end of `page`, whose other half is in the page `next`.
@@ -195,31 +256,38 @@ impl CodeCache {
             bytes: half.to_le_bytes().into(),
         };
         let pieces = vec![piece(page, LAST as u16, low), piece(next, 0, high)];
-        let id = self.add(page, &block, pieces);
+        let id = self.add(page, &block, pieces, None);
         self.across.insert((page, next), id);
         Some(id)
     }
 
-    fn add(&mut self, page: u64, block: &Superblock, pieces: Vec<Piece>) -> BlockId {
+    fn add(
+        &mut self,
+        page: u64,
+        block: &Superblock,
+        pieces: Vec<Piece>,
+        second: Option<&Second<'_>>,
+    ) -> BlockId {
         let base = self.memory.next();
         self.asm.start(base);
         let first_link = self.links.len() as u32;
         let entered = self.options.profile.then(Box::<AtomicU64>::default);
         let counter = entered.as_ref().map(|entered| entered.as_ptr() as u64);
-        let lowered = lower(&mut self.asm, &self.thunks, self.features, block, first_link, counter);
+        let lowered = lower(&mut self.asm, &self.thunks, self.features, block, first_link, counter, second);
         let code = self.asm.finish();
         let appended = self.memory.append(code);
         assert!(appended, "the caller made room");
         let length = code.len() as u32;
+        let plan = second.map(|second| second.plan);
         if let Some(dump) = &mut self.options.dump
-            && let Err(error) = writeln!(dump, "{}", listing(page, block, base, code, &lowered.marks))
+            && let Err(error) = writeln!(dump, "{}", listing(page, block, plan, base, code, &lowered.marks))
         {
             log::error!("can't write the translations: {error}; their file ends here");
             self.options.dump = None;
         }
         let watched = entered.map(|entered| {
             let (block, marks) = (block.clone(), lowered.marks.clone());
-            Watched { entered, block, page, base, code: code.into(), marks }
+            Watched { entered, block, plan: plan.cloned(), page, base, code: code.into(), marks }
         });
         for patch in &lowered.patches {
             self.links.push(Link {
@@ -245,6 +313,7 @@ impl CodeCache {
             code: base + u64::from(lowered.start),
             pieces,
             incoming: Vec::new(),
+            partner: None,
             watched,
         });
         // Jumps inside the page whose targets are known need not wait to be taken.
@@ -294,6 +363,7 @@ impl CodeCache {
 
     /// Removes the blocks of a page that weren't made from `bytes`. Whether any is left.
     pub fn validate(&mut self, page: u64, bytes: &PageBytes) -> bool {
+        self.epoch += 1;
         let Some(ids) = self.by_page.get(&page) else { return false };
         let is_stale = |&id: &BlockId| {
             let pieces = &self.blocks[id as usize].pieces;
@@ -306,7 +376,14 @@ impl CodeCache {
 
     fn remove(&mut self, id: BlockId) {
         let block = &mut self.blocks[id as usize];
+        if block.pieces.is_empty() {
+            return;
+        }
         self.counts.removed += 1;
+        if let Some(partner) = block.partner.take() {
+            self.remove(partner);
+        }
+        let block = &mut self.blocks[id as usize];
         let incoming = std::mem::take(&mut block.incoming);
         let pieces = std::mem::take(&mut block.pieces);
         for piece in &pieces {
@@ -346,6 +423,7 @@ impl CodeCache {
 
     /// Throws everything away. No hart may be in translated code.
     pub fn clear(&mut self) {
+        self.epoch += 1;
         self.memory.truncate(self.fixed);
         self.blocks.clear();
         self.links.clear();
@@ -359,9 +437,10 @@ impl CodeCache {
     pub fn report(&self) -> String {
         /// Blocks that are listed.
         const HOTTEST: usize = 10;
-        let CacheCounts { blocks, instructions, bytes, removed, flushes } = self.counts;
+        let CacheCounts { blocks, instructions, bytes, removed, flushes, traces, traced } = self.counts;
         let mut text = format!(
             "{blocks:12}  superblocks of {instructions} instructions made into {bytes} bytes\n\
+             {traces:12}  of them traces of {traced} instructions by the second tier\n\
              {removed:12}  superblocks removed because their code changed\n\
              {flushes:12}  times that the cache was full\n"
         );
@@ -377,8 +456,8 @@ impl CodeCache {
         for (executed, watched) in watched.into_iter().take(HOTTEST) {
             let percent = executed as f64 * 100.0 / all.max(1) as f64;
             // Writing to a string can't fail.
-            let Watched { block, page, base, code, marks, .. } = watched;
-            let listing = listing(*page, block, *base, code, marks);
+            let Watched { block, plan, page, base, code, marks, .. } = watched;
+            let listing = listing(*page, block, plan.as_ref(), *base, code, marks);
             let _ = write!(text, "\n{percent:.1} % of instructions, at most: {listing}");
         }
         text
@@ -395,8 +474,20 @@ impl CodeCache {
     }
 }
 
-/// `call` with a 32-bit displacement.
+/// `call` and `jmp` with a 32-bit displacement.
 const CALL: u8 = 0xe8;
+const JMP: u8 = 0xe9;
+/// Bytes of the no-operation at a block's start.
+const NOTHING: u64 = 5;
+
+/// What a superblock was made from.
+fn pieces(page: u64, block: &Superblock, bytes: &PageBytes) -> Vec<Piece> {
+    let piece = |range: Range<u16>| {
+        let bytes = &bytes.0[usize::from(range.start)..usize::from(range.end)];
+        Piece { page, bytes: bytes.into(), range }
+    };
+    ranges(block).into_iter().map(piece).collect()
+}
 
 /// The runs of bytes that a superblock was made from.
 fn ranges(block: &Superblock) -> Vec<Range<u16>> {

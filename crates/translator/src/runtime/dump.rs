@@ -5,11 +5,18 @@ use std::fmt::Write;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use rvisor_isa::disassemble;
 
-use crate::ir::Superblock;
+use crate::ir::{Plan, Step, Superblock};
 
 /// A superblock of the guest physical page `page` and its code, which runs at `base`. `marks` has where the code
-/// of each node starts, and last where cold code does.
-pub fn listing(page: u64, block: &Superblock, base: u64, code: &[u8], marks: &[u32]) -> String {
+/// of each node starts, and last where cold code does; `plan` what the second tier made of each.
+pub fn listing(
+    page: u64,
+    block: &Superblock,
+    plan: Option<&Plan>,
+    base: u64,
+    code: &[u8],
+    marks: &[u32],
+) -> String {
     let mut text = String::new();
     let mut add = |line: std::fmt::Arguments<'_>| {
         // Writing to a string can't fail.
@@ -17,7 +24,8 @@ pub fn listing(page: u64, block: &Superblock, base: u64, code: &[u8], marks: &[u
         text.push('\n');
     };
     add(format_args!(
-        "block at {:#x}, {} instructions, {} bytes",
+        "{} at {:#x}, {} instructions, {} bytes",
+        if plan.is_some() { "trace" } else { "block" },
         page + block.entry as u64,
         block.nodes.len(),
         code.len()
@@ -35,10 +43,13 @@ pub fn listing(page: u64, block: &Superblock, base: u64, code: &[u8], marks: &[u
     for (number, (&start, end)) in marks.iter().zip(ends).enumerate() {
         match block.nodes.get(number) {
             Some(node) => {
+                let step = plan.and_then(|plan| plan.steps.get(number)).filter(|step| **step != Step::Plain);
                 add(format_args!(
-                    "  {:03x}: {}",
+                    "  {:03x}: {}{}{}",
                     node.offset,
-                    disassemble(&node.instruction, node.offset as u64)
+                    disassemble(&node.instruction, node.offset as u64),
+                    if node.taken { "  (taken)" } else { "" },
+                    step.map(|step| format!("  ({step})")).unwrap_or_default()
                 ));
             }
             None if number == block.nodes.len() => add(format_args!("  {:?}", block.end)),

@@ -11,6 +11,7 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use rvisor_hart::Csrs;
 
+use crate::ir::{SLOTS, Slot};
 use crate::runtime::space::{JumpEntry, Tlb};
 
 /// Where each integer register stands in [`Frame::x`]: those that translated code reaches most often in memory
@@ -54,6 +55,8 @@ pub struct Frame {
     pub page: u64,
     /// Integer registers, by [`SLOT`].
     pub x: [u64; 32],
+    /// Host addresses that the running trace has looked up.
+    pub checked: [u64; SLOTS],
     /// Floating-point registers.
     pub f: [u64; 32],
     /// Instructions left, while not in a host register.
@@ -103,6 +106,11 @@ impl Frame {
     /// Offset of an integer register.
     pub const fn x_offset(register: u8) -> i32 {
         (offset_of!(Self, x) + 8 * SLOT[register as usize] as usize) as i32
+    }
+
+    /// Offset of a place for a host address.
+    pub const fn checked_offset(slot: Slot) -> i32 {
+        (offset_of!(Self, checked) + 8 * slot as usize) as i32
     }
 
     /// Offset of a floating-point register.

@@ -7,7 +7,9 @@ pub mod cache;
 pub mod code_memory;
 pub mod dump;
 pub mod frame;
+pub mod heat;
 pub mod helpers;
+pub mod optimizer;
 pub mod profile;
 pub mod run;
 pub mod shared;
@@ -21,4 +23,18 @@ pub struct Options {
     pub profile: bool,
     /// Write every translation here.
     pub dump: Option<BufWriter<File>>,
+    /// When the second tier translates again what the first has translated.
+    pub optimize: Optimize,
+}
+
+/// When the second tier translates.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Optimize {
+    /// Never.
+    Never,
+    /// What proves to be executed often, on a thread of its own.
+    #[default]
+    Hot,
+    /// Everything, at once. For tests: guesses which way branches go.
+    Always,
 }

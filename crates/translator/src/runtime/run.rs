@@ -13,6 +13,8 @@ use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_S
 
 use crate::runtime::cache::{BlockId, CodeCache, PageBytes};
 use crate::runtime::frame::{Frame, Stack};
+use crate::runtime::heat::Heat;
+use crate::runtime::optimizer::{self, Request};
 use crate::runtime::profile::{Part, Profile};
 use crate::runtime::shared::Shared;
 use crate::runtime::space::Spaces;
@@ -55,6 +57,7 @@ pub(super) struct State {
     pub hints: Vec<u32>,
     epoch: u64,
     generation: u64,
+    heat: Heat,
     /// The cache is full.
     pub is_full: bool,
     /// System instructions decoded last, by some bits of their encoding.
@@ -119,6 +122,7 @@ impl Translator {
             hints: Vec::new(),
             epoch: 0,
             generation: 0,
+            heat: Heat::default(),
             is_full: false,
             decoded: [(0, None); DECODED],
             profile: Profile::new(shared.cache().is_profiled()),
@@ -211,6 +215,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
                     let frame = unsafe { &mut *frame };
                     if frame.pc & 1 == 0 {
                         self.hart.pc = frame.pc;
+                        self.note_heat();
                     }
                     self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
                     traps = start.wrapping_add(slice).wrapping_sub(self.base);
@@ -225,6 +230,21 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
             if let Some(exit) = self.exit.take() {
                 return exit;
             }
+        }
+    }
+
+    /// Has the second tier translate what the hart stands at, if its slices often end there.
+    fn note_heat(&mut self) {
+        let pc = self.hart.pc;
+        let Some(page) = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) else { return };
+        let physical = page + pc % PAGE_SIZE;
+        let Some(heat) = self.state.heat.note(physical) else { return };
+        let cache = self.state.shared.cache();
+        if cache.may_optimize(physical) {
+            let (bytes, epoch, heat) = (read_page(self.vm.memory(), page), cache.epoch(), heat.clone());
+            drop(cache);
+            let entry = (pc % PAGE_SIZE) as i32;
+            self.state.shared.optimize(Box::new(Request { page, entry, bytes, epoch, heat }));
         }
     }
 
@@ -326,7 +346,13 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         }
         let find = |cache: &CodeCache| cache.find(page + offset);
         Ok(self.block(pc, &[page], find, |memory, cache| {
-            Some(cache.translate(page, offset as i32, &read_page(memory, page)))
+            let bytes = read_page(memory, page);
+            let block = cache.translate(page, offset as i32, &bytes);
+            if cache.optimizes_always() {
+                optimizer::at_once(cache, page, offset as i32, &bytes);
+                return cache.find(page + offset);
+            }
+            Some(block)
         }))
     }
 

@@ -6,13 +6,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rvisor_waist::CodePages;
 
 use crate::backend::x64::thunks::Helpers;
 use crate::runtime::Options;
 use crate::runtime::cache::{CodeCache, PageBytes};
+use crate::runtime::optimizer::{Optimizer, Request};
 use crate::runtime::profile::Profile;
 use crate::runtime::space::Fresh;
 
@@ -44,6 +45,7 @@ pub struct Shared {
     profile: Mutex<Profile>,
     /// How often the cache was thrown away.
     generation: AtomicU64,
+    optimizer: OnceLock<Option<Optimizer>>,
     pub(crate) fresh: Fresh,
 }
 
@@ -63,12 +65,24 @@ impl Shared {
             stop: AtomicBool::new(false),
             profile: Mutex::default(),
             generation: AtomicU64::new(0),
+            optimizer: OnceLock::new(),
             fresh,
         })
     }
 
     pub(crate) fn cache(&self) -> MutexGuard<'_, CodeCache> {
         lock(&self.cache)
+    }
+
+    /// Has the second tier translate something.
+    pub(crate) fn optimize(self: &Arc<Self>, request: Box<Request>) {
+        let optimizer = self.optimizer.get_or_init(|| {
+            let started = Optimizer::start(Arc::downgrade(self));
+            started.inspect_err(|error| log::warn!("no thread for the second tier: {error}")).ok()
+        });
+        if let Some(optimizer) = optimizer {
+            optimizer.ask(request);
+        }
     }
 
     /// Adds the counts of a hart.

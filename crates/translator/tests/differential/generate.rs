@@ -88,12 +88,14 @@ impl Generator {
         // Each style has more of something.
         let kind = match style {
             0 if random.chance(50) => 30,
+            5 if random.chance(50) => 28,
             1 if random.chance(50) => 40,
             2 if random.chance(60) => 72,
             _ => random.below(100),
         };
         match kind {
-            0..30 => one(self.operation(random, &self.straight)),
+            0..28 => one(self.operation(random, &self.straight)),
+            28..30 => idiom(random).into_iter().for_each(one),
             30..40 => one(self.access(random)),
             40..52 => one(self.operation(random, &self.float)),
             52..57 => {
@@ -214,6 +216,60 @@ impl Generator {
             ..Instruction::new(op, 4)
         })
     }
+}
+
+/// What compilers spell out and the second tier makes one computation of, or nearly that: the parts may stand
+/// apart, and what they leave in registers may be written again, or not.
+fn idiom(random: &mut Random) -> Vec<Option<u32>> {
+    let few = |random: &mut Random| random.pick(&[5, 6, 7, 10, 11, 12, 30]);
+    let (source, base, rd) = (few(random), few(random), few(random));
+    let (t, u) = (if random.chance(50) { rd } else { few(random) }, few(random));
+    let shift = |op, rd, rs1, imm| encode(&Instruction { rd, rs1, imm, ..Instruction::new(op, 4) });
+    let both = |op, rd, rs1, rs2| encode(&Instruction { rd, rs1, rs2, ..Instruction::new(op, 4) });
+    let amount = 1 + random.below(31) as i32;
+    let mut code = match random.below(6) {
+        0 => vec![shift(Op::Slli, t, source, random.below(5) as i32), both(Op::Add, rd, t, base)],
+        1 => vec![shift(Op::Slli, t, source, random.below(5) as i32), both(Op::Add, rd, base, t)],
+        2 => {
+            let up = random.pick(&[32, 48, 56, amount]);
+            let down = if random.chance(80) { up } else { up - 1 };
+            let op = random.pick(&[Op::Srli, Op::Srai]);
+            vec![shift(Op::Slli, t, source, up), shift(op, rd, t, down)]
+        }
+        3 => {
+            let op = random.pick(&[Op::Addi, Op::Addiw]);
+            let upper = (random.bits() as u32 & 0xffff_f000) as i32;
+            let upper = encode(&Instruction { rd: t, imm: upper, ..Instruction::new(Op::Lui, 4) });
+            vec![upper, shift(op, rd, t, random.below(4096) as i32 - 2048)]
+        }
+        4 => vec![
+            shift(Op::Srliw, t, source, amount),
+            shift(Op::Slliw, u, source, 32 - amount),
+            both(random.pick(&[Op::Or, Op::Xor]), rd, t, u),
+        ],
+        _ => vec![
+            shift(Op::Slli, t, source, amount),
+            shift(Op::Srli, u, source, 64 - amount),
+            both(random.pick(&[Op::Or, Op::Xor]), rd, u, t),
+        ],
+    };
+    if random.chance(30) {
+        let at = 1 + random.below(code.len() as u64 - 1) as usize;
+        code.insert(at, both(Op::Sub, few(random), few(random), few(random)));
+    }
+    for register in [t, u] {
+        let load = Instruction { rd: register, rs1: random.pick(&POINTERS), ..Instruction::new(Op::Lw, 4) };
+        match random.below(4) {
+            0 => {}
+            1 => code.push(both(Op::Sub, register, base, source)),
+            2 => code.push(encode(&load)),
+            _ => {
+                code.push(encode(&load));
+                code.push(both(Op::Addw, register, source, source));
+            }
+        }
+    }
+    code
 }
 
 /// Mostly a register that isn't a pointer.

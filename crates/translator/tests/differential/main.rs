@@ -13,6 +13,7 @@ mod tables;
 mod world;
 
 use report::{Totals, explain};
+use rvisor_translator::Optimize;
 use world::World;
 
 /// Runs in one world.
@@ -23,17 +24,17 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Compares until `enough` says so.
-fn compare(seed: u64, enough: impl Fn(&Totals) -> bool) {
+fn compare(seed: u64, optimize: Optimize, enough: impl Fn(&Totals) -> bool) {
     let mut totals = Totals::default();
     let mut world_seed = seed;
     while !enough(&totals) {
         if std::env::var_os("RVISOR_VERBOSE").is_some() {
             eprintln!("world {world_seed}: {totals}");
         }
-        let mut world = World::new(world_seed);
+        let mut world = World::new(world_seed, optimize);
         for episode in 0..EPISODES {
             let Err(difference) = world.episode(None) else { continue };
-            match explain(world_seed, episode, &difference) {
+            match explain(world_seed, optimize, episode, &difference) {
                 Some(text) => panic!("world {world_seed}, episode {episode}: {text}\nbefore that {totals}"),
                 // Not a difference that the architecture forbids.
                 None => totals.excused += 1,
@@ -46,11 +47,20 @@ fn compare(seed: u64, enough: impl Fn(&Totals) -> bool) {
     println!("worlds {seed}..{world_seed}: {totals}");
 }
 
-#[test]
-fn translator_does_what_the_interpreter_does() {
+fn compare_with(optimize: Optimize) {
     let seed = number("RVISOR_SEED").unwrap_or(1);
     match number("RVISOR_INSTRUCTIONS") {
-        Some(count) => compare(seed, |totals| totals.instructions >= count),
-        None => compare(seed, |totals| totals.blocks >= 100_000),
+        Some(count) => compare(seed, optimize, |totals| totals.instructions >= count),
+        None => compare(seed, optimize, |totals| totals.blocks >= 100_000),
     }
+}
+
+#[test]
+fn first_tier_does_what_the_interpreter_does() {
+    compare_with(Optimize::Never);
+}
+
+#[test]
+fn second_tier_does_what_the_interpreter_does() {
+    compare_with(Optimize::Always);
 }

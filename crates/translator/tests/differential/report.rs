@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use rvisor_isa::{Op, decode, disassemble};
 
 use crate::world::{Difference, Replay, World};
+use rvisor_translator::Optimize;
 
 /// Counts over all worlds.
 #[derive(Default)]
@@ -47,8 +48,8 @@ impl Display for Totals {
 }
 
 /// Goes through a world again up to an episode that differed, with instructions left out.
-fn again(seed: u64, episode: u32, left_out: &[bool]) -> Option<(Difference, Replay)> {
-    let mut world = World::new(seed);
+fn again(seed: u64, optimize: Optimize, episode: u32, left_out: &[bool]) -> Option<(Difference, Replay)> {
+    let mut world = World::new(seed, optimize);
     for _ in 0..episode {
         world.episode(None).ok()?;
     }
@@ -58,11 +59,11 @@ fn again(seed: u64, episode: u32, left_out: &[bool]) -> Option<(Difference, Repl
 
 /// The story of a difference, with as few instructions as possible; `None` where several outcomes were
 /// allowed.
-pub fn explain(seed: u64, episode: u32, found: &Difference) -> Option<String> {
+pub fn explain(seed: u64, optimize: Optimize, episode: u32, found: &Difference) -> Option<String> {
     if found.is_excused {
         return None;
     }
-    let Some((difference, replay)) = again(seed, episode, &[]) else {
+    let Some((difference, replay)) = again(seed, optimize, episode, &[]) else {
         return Some(format!("a difference that doesn't happen again:\n{}", found.text));
     };
     if difference.is_excused {
@@ -72,7 +73,7 @@ pub fn explain(seed: u64, episode: u32, found: &Difference) -> Option<String> {
     let (mut difference, mut replay) = (difference, replay);
     for at in (0..left_out.len()).rev() {
         left_out[at] = true;
-        match again(seed, episode, &left_out) {
+        match again(seed, optimize, episode, &left_out) {
             Some((other, its)) if !other.is_excused => (difference, replay) = (other, its),
             _ => left_out[at] = false,
         }

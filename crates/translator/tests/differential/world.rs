@@ -8,7 +8,7 @@ use rvisor_hart::{Exit, Hart};
 use rvisor_isa::csr::*;
 use rvisor_isa::{Instruction, Op, Privilege, decode, encode};
 use rvisor_machine::Engine;
-use rvisor_translator::{Translator, share};
+use rvisor_translator::{Optimize, Options, Translator, share};
 use rvisor_waist::{GuestVirtual, OutOfRange};
 
 use crate::generate::{CODE_POINTERS, Generator, POINTERS, SATP_HOLDER};
@@ -100,10 +100,11 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, optimize: Optimize) -> Self {
         let mut random = Random::new(seed);
         let machine_mode = random.chance(85);
-        let shared = share::<Ram>(1, rvisor_translator::Options::default()).expect("the host has memory");
+        let shared =
+            share::<Ram>(1, Options { optimize, ..Options::default() }).expect("the host has memory");
         let pages = |first: u64, count: u64| (0..count).map(|page| first + page * PAGE).collect::<Vec<_>>();
         let targets = Targets {
             ram: RAM,

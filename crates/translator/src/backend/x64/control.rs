@@ -166,7 +166,11 @@ impl Lowering<'_> {
             self.asm.jmp(out);
             self.asm.bind(done);
         } else {
-            let taken = self.add_cold(ColdKind::Taken { target, charge: self.index + 1 });
+            let (way_out, condition) = match self.node.taken {
+                true => (self.node.next(), condition.inverse()),
+                false => (target, condition),
+            };
+            let taken = self.add_cold(ColdKind::Taken { target: way_out, charge: self.index + 1 });
             self.asm.jcc(condition, taken);
         }
     }

@@ -5,6 +5,7 @@ use rvisor_isa::{Instruction, Op};
 use super::assembler::*;
 use super::lower::{ColdKind, Lowering};
 use super::registers::{Place, place};
+use crate::ir::is_computation;
 
 /// BTS, BTR and BTC, by their opcode with a register and their number with a constant.
 const BIT_SET: (u8, u8) = (0xab, 5);
@@ -351,6 +352,12 @@ impl Lowering<'_> {
             Op::Sh1add => self.shift_add(i, 1, false),
             Op::Sh2add => self.shift_add(i, 2, false),
             Op::Sh3add => self.shift_add(i, 3, false),
+            Op::AddUw if i.rs2 == 0 => {
+                let source = self.operand(i.rs1, RAX);
+                let result = self.result(i.rd, RAX);
+                self.asm.mov(Double, result, source);
+                self.put(i.rd, result);
+            }
             Op::AddUw => self.shift_add(i, 0, true),
             Op::Sh1addUw => self.shift_add(i, 1, true),
             Op::Sh2addUw => self.shift_add(i, 2, true),
@@ -550,46 +557,5 @@ impl Lowering<'_> {
         }
         self.asm.cmov(condition, Quad, RAX, RDX);
         self.put(i.rd, RAX);
-    }
-}
-
-/// Whether all that an instruction does is to write an integer register from others.
-fn is_computation(op: Op) -> bool {
-    use rvisor_isa::Extension;
-    match op.extension() {
-        Extension::M | Extension::Zba | Extension::Zbb | Extension::Zbs | Extension::Zicond => true,
-        Extension::I => matches!(
-            op,
-            Op::Lui
-                | Op::Addi
-                | Op::Slti
-                | Op::Sltiu
-                | Op::Xori
-                | Op::Ori
-                | Op::Andi
-                | Op::Slli
-                | Op::Srli
-                | Op::Srai
-                | Op::Add
-                | Op::Sub
-                | Op::Sll
-                | Op::Slt
-                | Op::Sltu
-                | Op::Xor
-                | Op::Srl
-                | Op::Sra
-                | Op::Or
-                | Op::And
-                | Op::Addiw
-                | Op::Slliw
-                | Op::Srliw
-                | Op::Sraiw
-                | Op::Addw
-                | Op::Subw
-                | Op::Sllw
-                | Op::Srlw
-                | Op::Sraw
-        ),
-        _ => false,
     }
 }

@@ -1,7 +1,10 @@
-//! The fast tier: superblock to host code in one pass, an instruction at a time.
+//! The way to host code, in one pass, an instruction at a time.
 //!
 //! At each instruction's start every guest register is in its place, so a trap needs no map to restore them.
 //! What is rarely executed goes behind the block as cold code.
+//!
+//! The second tier lowers the same way what its passes made of a trace. What it can't do as fast, it leaves to the
+//! first tier's code of the same instruction, where all registers have the same places.
 
 use rvisor_isa::{Instruction, Op};
 
@@ -9,7 +12,8 @@ use super::assembler::*;
 use super::float::{Extreme, Precision};
 use super::registers::{Place, place};
 use super::thunks::Thunks;
-use crate::ir::{End, Node, Offset, Superblock};
+use crate::ir::{Node, Offset, Plan, Slot, Step, Superblock};
+use crate::runtime::frame::Frame;
 use crate::runtime::site::Site;
 
 /// What the host's processor has, of what the back end can use.
@@ -57,6 +61,8 @@ pub struct Patch {
 pub(super) struct Cold {
     pub entry: Label,
     pub kind: ColdKind,
+    /// Computations that were put off.
+    pub deferred: Vec<Instruction>,
 }
 
 pub(super) enum ColdKind {
@@ -80,7 +86,18 @@ pub(super) enum ColdKind {
     CanonicalNan { rd: u8, precision: Precision, back: Label },
     /// A minimum or maximum of numbers that are equal, or not numbers.
     Extreme { site: Site, back: Label, done: Label, extreme: Extreme, second: u8 },
+    /// The trace is left for the first tier's code of the instruction at an offset, which `index` stand before.
+    FirstTier { offset: Offset, index: u32 },
 }
+
+impl ColdKind {
+    /// Whether the block may be left there.
+    fn may_leave(&self) -> bool {
+        !matches!(self, Self::Link { .. } | Self::Division { .. } | Self::CanonicalNan { .. })
+    }
+}
+
+const SCRATCH: Mem = Mem::new(RSP, std::mem::offset_of!(Frame, scratch) as i32);
 
 /// One superblock's way to host code.
 pub struct Lowering<'a> {
@@ -104,6 +121,12 @@ pub struct Lowering<'a> {
     pub(super) boxed: u32,
     /// Registers known to hold values relative to the page: register and offset.
     pub(super) page_relative: Option<(u8, Offset)>,
+    /// Computations that nobody needs unless the block is left: until which node, and what they are.
+    deferred: Vec<(usize, Instruction)>,
+    /// The looked-up address that `rcx` holds.
+    pub(super) in_rcx: Option<Slot>,
+    /// The first tier's code of the block.
+    first_tier: u64,
     marks: Vec<u32>,
 }
 
@@ -117,8 +140,15 @@ pub struct Lowered {
     pub marks: Vec<u32>,
 }
 
-/// Writes the code of `block` into `asm`, which was started at its final address. Each execution adds one to the
-/// number at the address `counter`.
+/// What the second tier lowers a trace with.
+pub struct Second<'a> {
+    pub plan: &'a Plan,
+    /// Address of the first tier's code of the same entry, behind its no-operation.
+    pub first_tier: u64,
+}
+
+/// Writes the code of `block` into `asm`, which was started at its final address: the first tier's, or the
+/// second's. Each execution adds one to the number at the address `counter`.
 ///
 /// The block starts with a no-operation that can be replaced by a call in one store, and before that stands
 /// the entry's offset: see [`Thunks::dead`].
@@ -129,6 +159,7 @@ pub fn lower(
     block: &Superblock,
     first_patch: u32,
     counter: Option<u64>,
+    second: Option<&Second<'_>>,
 ) -> Lowered {
     asm.align(16, 4);
     asm.data(block.entry);
@@ -139,7 +170,8 @@ pub fn lower(
         asm.mov_imm(RAX, counter);
         asm.alu_imm(Alu::Add, Quad, Mem::new(RAX, 0), 1);
     }
-    let nothing = Node { instruction: Instruction::new(Op::Addi, 4), bits: 0, offset: block.entry };
+    let nothing =
+        Node { instruction: Instruction::new(Op::Addi, 4), bits: 0, offset: block.entry, taken: false };
     let mut lowering = Lowering {
         asm,
         thunks,
@@ -155,9 +187,16 @@ pub fn lower(
         float_checked: false,
         boxed: 0,
         page_relative: None,
+        deferred: Vec::new(),
+        in_rcx: None,
+        first_tier: second.map_or(0, |second| second.first_tier),
         marks: Vec::new(),
     };
-    lowering.block(block);
+    match second {
+        Some(second) => lowering.trace(block, second.plan),
+        None => lowering.block(block),
+    }
+    lowering.deferred.clear();
     lowering.marks.push(lowering.asm.position() as u32);
     lowering.cold_code();
     let (patches, marks) = (lowering.patches, lowering.marks);
@@ -166,8 +205,7 @@ pub fn lower(
 
 impl Lowering<'_> {
     fn block(&mut self, block: &Superblock) {
-        let last_is_special = matches!(block.end, End::Call(_) | End::Indirect | End::System);
-        let plain = block.nodes.len() - usize::from(last_is_special);
+        let plain = block.plain();
         let nodes = &block.nodes[..plain];
         let mut next = 0;
         while let Some(node) = nodes.get(next) {
@@ -185,12 +223,63 @@ impl Lowering<'_> {
             self.instruction(&node.instruction);
             next += 1;
         }
+        self.end_of(block, plain);
+    }
+
+    fn end_of(&mut self, block: &Superblock, plain: usize) {
         self.index = plain as u32;
         if let Some(node) = block.nodes.get(plain) {
             self.node = *node;
         }
         self.marks.push(self.asm.position() as u32);
         self.end(block.end);
+    }
+
+    /// The second tier: what the plan says of each node.
+    fn trace(&mut self, block: &Superblock, plan: &Plan) {
+        for check in &plan.hoisted {
+            self.check(check);
+        }
+        self.start_of_loop = self.asm.here();
+        self.in_rcx = None;
+        let plain = block.plain();
+        for (number, (node, step)) in block.nodes.iter().zip(&plan.steps).take(plain).enumerate() {
+            self.marks.push(self.asm.position() as u32);
+            (self.index, self.node) = (number as u32, *node);
+            if *step != Step::Plain {
+                self.page_relative = None;
+            }
+            let in_rcx = self.in_rcx.take();
+            match step {
+                Step::Plain => self.instruction(&node.instruction),
+                Step::Nothing => self.in_rcx = in_rcx,
+                Step::Deferred(until) => {
+                    self.deferred.push((*until, node.instruction));
+                    self.in_rcx = in_rcx;
+                }
+                Step::Instead(instruction) => {
+                    let is_done = self.integer(instruction);
+                    debug_assert!(is_done, "{instruction:?}");
+                }
+                Step::Check(check) => {
+                    self.check(check);
+                    self.checked(&node.instruction, check.slot, check.first);
+                }
+                Step::Checked(slot, first) => {
+                    self.in_rcx = in_rcx;
+                    self.checked(&node.instruction, *slot, *first);
+                }
+            }
+            self.deferred.retain(|(until, _)| *until != number);
+        }
+        self.end_of(block, plain);
+    }
+
+    /// Executes what was put off, since the block may be left here.
+    fn catch_up(&mut self, deferred: &[Instruction]) {
+        for instruction in deferred {
+            self.integer(instruction);
+        }
     }
 
     /// The site of the current instruction.
@@ -245,6 +334,8 @@ impl Lowering<'_> {
 
     /// Leaves the instruction to the interpreter and goes on behind it.
     pub(super) fn interpret(&mut self) {
+        let deferred: Vec<_> = self.deferred.drain(..).map(|(_, instruction)| instruction).collect();
+        self.catch_up(&deferred);
         let thunk = self.thunks.interpret;
         self.asm.mov_imm(RDX, self.site().bits().into());
         self.asm.call_to(thunk);
@@ -259,7 +350,8 @@ impl Lowering<'_> {
     /// Adds cold code and returns its entry.
     pub(super) fn add_cold(&mut self, kind: ColdKind) -> Label {
         let entry = self.asm.label();
-        self.cold.push(Cold { entry, kind });
+        let deferred = self.deferred.iter().map(|(_, instruction)| *instruction).collect();
+        self.cold.push(Cold { entry, kind, deferred });
         entry
     }
 
@@ -319,8 +411,15 @@ impl Lowering<'_> {
         while next < self.cold.len() {
             let Cold { entry, .. } = self.cold[next];
             let kind = std::mem::replace(&mut self.cold[next].kind, ColdKind::Budget(0));
+            let deferred = std::mem::take(&mut self.cold[next].deferred);
             next += 1;
             self.asm.bind(entry);
+            if !deferred.is_empty() && kind.may_leave() {
+                // The address of an access is in `rax`.
+                self.asm.mov_to_memory(Quad, SCRATCH, RAX);
+                self.catch_up(&deferred);
+                self.asm.mov(Quad, RAX, SCRATCH);
+            }
             match kind {
                 ColdKind::Budget(target) => self.out_of_budget(target),
                 ColdKind::Taken { target, charge } => self.goto(target, charge),
@@ -355,6 +454,8 @@ impl Lowering<'_> {
                     self.odd_division(back, by_zero, size, signed, dividend);
                 }
                 ColdKind::CanonicalNan { rd, precision, back } => self.canonical_nan(rd, precision, back),
+                ColdKind::FirstTier { index: 0, .. } => self.asm.jmp_to(self.first_tier),
+                ColdKind::FirstTier { offset, index } => self.goto(offset, index),
                 ColdKind::Extreme { site, back, done, extreme, second } => {
                     self.odd_extreme(site, back, done, extreme, second);
                 }

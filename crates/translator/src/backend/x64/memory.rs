@@ -8,7 +8,8 @@ use super::assembler::*;
 use super::float::Precision;
 use super::lower::{ColdKind, Lowering};
 use super::registers::{FloatPlace, Place, float_place, place};
-use crate::ir::Node;
+use crate::ir::{Access, Check, Node, Slot, access};
+use crate::runtime::frame::Frame;
 use crate::runtime::space::{TLB_ADDEND, TLB_ENTRIES, TLB_LOAD, TLB_STEP, TLB_STORE};
 
 /// Binary logarithm of a page's size.
@@ -21,36 +22,6 @@ const ENTRY_SHIFT: u8 = TLB_STEP.ilog2() as u8;
 pub(super) enum For {
     Load,
     Store,
-}
-
-/// What a load or store does.
-struct Access {
-    bytes: u8,
-    signed: bool,
-    is_float: bool,
-    is_store: bool,
-}
-
-const fn access(i: &Instruction) -> Option<Access> {
-    let (bytes, signed, is_float, is_store) = match i.op {
-        Op::Lb => (1, true, false, false),
-        Op::Lh => (2, true, false, false),
-        Op::Lw => (4, true, false, false),
-        Op::Ld => (8, false, false, false),
-        Op::Lbu => (1, false, false, false),
-        Op::Lhu => (2, false, false, false),
-        Op::Lwu => (4, false, false, false),
-        Op::Sb => (1, false, false, true),
-        Op::Sh => (2, false, false, true),
-        Op::Sw => (4, false, false, true),
-        Op::Sd => (8, false, false, true),
-        Op::Flw => (4, false, true, false),
-        Op::Fld => (8, false, true, false),
-        Op::Fsw => (4, false, true, true),
-        Op::Fsd => (8, false, true, true),
-        _ => return None,
-    };
-    Some(Access { bytes, signed, is_float, is_store })
 }
 
 /// Loads and stores that one look-up serves.
@@ -194,6 +165,30 @@ impl Lowering<'_> {
         }
         self.asm.bind(back);
         group.length
+    }
+
+    /// Looks up what several accesses will need, and keeps its host address; `rcx` holds it too.
+    pub(super) fn check(&mut self, check: &Check) {
+        let &Check { slot, base, first, last, stores } = check;
+        let miss = self.add_cold(ColdKind::FirstTier { offset: self.node.offset, index: self.index });
+        let address = self.address_register(base, first);
+        self.look_up(if stores { For::Store } else { For::Load }, address, last - first, miss);
+        self.asm.alu(Alu::Add, Quad, RCX, address);
+        self.asm.mov_to_memory(Quad, Mem::new(RSP, Frame::checked_offset(slot)), RCX);
+        self.in_rcx = Some(slot);
+    }
+
+    /// An access to what was looked up; the kept address is that of the displacement `first`.
+    pub(super) fn checked(&mut self, i: &Instruction, slot: Slot, first: i32) {
+        let Some(access) = access(i) else { return };
+        if access.is_float {
+            self.check_float();
+        }
+        if self.in_rcx != Some(slot) {
+            self.asm.mov(Quad, RCX, Mem::new(RSP, Frame::checked_offset(slot)));
+            self.in_rcx = Some(slot);
+        }
+        self.transfer(i, &access, Mem::new(RCX, i.imm - first));
     }
 
     /// The register that holds an effective address: the base's own where nothing is added, else `rax`.

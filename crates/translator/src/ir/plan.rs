@@ -1,0 +1,67 @@
+//! What the optimizing tier makes of a superblock's nodes.
+
+use std::fmt;
+
+use rvisor_isa::{Instruction, disassemble};
+
+/// Which of the frame's places for host addresses ([`Frame::checked`](crate::runtime::frame::Frame::checked)).
+pub type Slot = u8;
+
+/// How many of them there are.
+pub const SLOTS: usize = 24;
+
+/// A look-up in the TLB that serves several accesses off one base register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Check {
+    /// Where the host address of the first byte is kept.
+    pub slot: Slot,
+    /// The base register.
+    pub base: u8,
+    /// Displacement of the first byte, and of the one behind the last.
+    pub first: i32,
+    pub last: i32,
+    /// Whether any of the accesses stores.
+    pub stores: bool,
+}
+
+/// What is made of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// What it says.
+    Plain,
+    /// Nothing: another node does its work as well.
+    Nothing,
+    /// Nothing, unless the block is left before the node of this number has written its result.
+    Deferred(usize),
+    /// Another computation.
+    Instead(Instruction),
+    /// An access that looks up for others too. Where the TLB doesn't answer, the first tier goes on.
+    Check(Check),
+    /// An access to what was looked up: the place of its address, and the displacement that it stands for.
+    Checked(Slot, i32),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain => write!(f, "as it is"),
+            Self::Nothing => write!(f, "left out"),
+            Self::Deferred(until) => write!(f, "put off until node {until}"),
+            Self::Instead(instruction) => write!(f, "{}", disassemble(instruction, 0)),
+            Self::Check(check) => {
+                let Check { slot, first, last, .. } = check;
+                write!(f, "look-up {slot}, displacements {first} to {last}")
+            }
+            Self::Checked(slot, _) => write!(f, "of look-up {slot}"),
+        }
+    }
+}
+
+/// What is made of a superblock.
+#[derive(Clone, Default, Debug)]
+pub struct Plan {
+    /// For each node.
+    pub steps: Vec<Step>,
+    /// Look-ups before a loop is entered.
+    pub hoisted: Vec<Check>,
+}
