@@ -11,6 +11,7 @@
 mod clock;
 pub mod disk;
 mod entropy;
+mod lockstep;
 pub mod machine;
 mod memory;
 pub mod net;

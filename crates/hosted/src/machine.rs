@@ -1,7 +1,7 @@
 //! A whole machine from its description: memory, disks, network, console ports, engine.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rvisor_machine::boot::{BootError, Placed, Program};
@@ -13,10 +13,11 @@ use rvisor_virtio::blk::Blk;
 use rvisor_virtio::console::Console;
 use rvisor_virtio::net::Net;
 use rvisor_virtio::rng::Rng;
-use rvisor_waist::{Device, EntropyBackend, GuestMemory};
+use rvisor_waist::{Clock, Device, EntropyBackend, GuestMemory, GuestPhysical};
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, DiskOptions};
+use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, OnReset};
 use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
@@ -29,6 +30,8 @@ pub enum EngineKind {
     /// Dynamic binary translation.
     #[default]
     Translator,
+    /// The translator, each slice compared with the interpreter.
+    Lockstep,
 }
 
 /// Least memory of a machine, in bytes: below, not even a device tree fits.
@@ -40,6 +43,12 @@ pub enum MachineError {
     /// Too many harts, or none.
     #[error("a machine has 1 to {MAX_HARTS} harts, not {0}; choose another --cpus")]
     Harts(usize),
+    /// An engine that has one hart only.
+    #[error("the engine lockstep compares one hart; choose --cpus 1")]
+    LockstepHarts,
+    /// The engines of lockstep don't agree.
+    #[error("{0}; this is a defect of Rvisor, please report it")]
+    Difference(String),
     /// Too little memory to start anything.
     #[error("{0} bytes of memory are too little; choose --memory 64M or more")]
     TooLittleMemory(u64),
@@ -95,6 +104,7 @@ pub struct MachineConfig {
 pub struct Machine {
     vm: Arc<HostedVm>,
     clock: HostClock,
+    stepped: Arc<SteppedClock>,
     engine: EngineKind,
     translator: Arc<rvisor_translator::Shared>,
 }
@@ -108,11 +118,18 @@ impl Machine {
         if !(1..=MAX_HARTS).contains(&config.harts) {
             return Err(MachineError::Harts(config.harts));
         }
+        if config.engine == EngineKind::Lockstep && config.harts != 1 {
+            return Err(MachineError::LockstepHarts);
+        }
         if config.memory < LEAST_MEMORY {
             return Err(MachineError::TooLittleMemory(config.memory));
         }
-        let memory = HostMemory::new(RAM_BASE, config.memory)
+        let mut memory = HostMemory::new(RAM_BASE, config.memory)
             .map_err(|error| MachineError::Memory { size: config.memory >> 20, error })?;
+        let is_compared = config.engine == EngineKind::Lockstep;
+        if is_compared {
+            memory.keep_journal();
+        }
         let (memory, clock) = (Arc::new(memory), HostClock::new());
         let disks = config.disks.len();
         let slots = slots(&config, &memory)?;
@@ -131,7 +148,10 @@ impl Machine {
             machine_mode: config.machine_mode,
             translation: TranslationMode::Sv57,
         };
-        let vm = Arc::new(HostedVm::new(vm_config, memory, Arc::new(clock), backends));
+        let stepped = Arc::new(SteppedClock::new(clock));
+        let guest_clock: Arc<dyn Clock> =
+            if is_compared { Arc::clone(&stepped) as _ } else { Arc::new(clock) };
+        let vm = Arc::new(HostedVm::new(vm_config, memory, guest_clock, backends));
         for (slot, wakes) in (0..).zip(wakes) {
             for wake in wakes {
                 connect(&wake, &vm, memory_map::virtio(slot));
@@ -139,7 +159,7 @@ impl Machine {
         }
         connect(config.serial.wake(), &vm, memory_map::UART);
         let translator = rvisor_translator::share::<HostMemory>(config.harts, config.translator)?;
-        Ok(Self { vm, clock, engine: config.engine, translator })
+        Ok(Self { vm, clock, stepped, engine: config.engine, translator })
     }
 
     /// Where the translator's time went, if the machine was made with
@@ -168,30 +188,48 @@ impl Machine {
     /// Powers on with `program` and runs until the machine ends. Each reboot starts the program afresh.
     ///
     /// # Errors
-    /// If the host has no threads left.
+    /// If the host has no threads left, or the engines of [`EngineKind::Lockstep`] don't agree.
     pub fn run(
         &self,
         program: &Placed<'_>,
         on_reset: OnReset,
         time_limit: Option<Duration>,
     ) -> Result<Ending, MachineError> {
+        let difference = Arc::new(OnceLock::new());
         let engine: Arc<runner::EngineFactory> = match self.engine {
             EngineKind::Interpreter => Arc::new(|| Ok(Box::new(Interpreter))),
             EngineKind::Translator => {
                 let shared = Arc::clone(&self.translator);
                 Arc::new(move || Ok(Box::new(Translator::new(&shared)?)))
             }
+            EngineKind::Lockstep => {
+                let (shared, vm) = (Arc::clone(&self.translator), Arc::clone(&self.vm));
+                let (clock, found) = (Arc::clone(&self.stepped), Arc::clone(&difference));
+                Arc::new(move || {
+                    Ok(Box::new(Lockstep::new(Translator::new(&shared)?, vm.memory(), &clock, &found)?))
+                })
+            }
         };
         let mut load = |vm: &HostedVm, harts: &mut [_]| program.load(vm, harts).map_err(io::Error::other);
-        Ok(runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit)?)
+        let ending = runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit)?;
+        match difference.get() {
+            Some(text) => Err(MachineError::Difference(text.clone())),
+            None => Ok(ending),
+        }
     }
+}
+
+/// Lets the device at `base` look at its back end, once the engine gives others a turn.
+pub(crate) fn poll(vm: &HostedVm, base: GuestPhysical) {
+    let _turn = vm.memory().journal().map(Journal::turn);
+    vm.poll(base);
 }
 
 fn connect(wake: &Wake, vm: &Arc<HostedVm>, window: memory_map::Window) {
     let vm = Arc::downgrade(vm);
     wake.connect(move || {
         if let Some(vm) = vm.upgrade() {
-            vm.poll(window.base);
+            poll(&vm, window.base);
         }
     });
 }

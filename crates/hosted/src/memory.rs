@@ -15,6 +15,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rvisor_waist::{AtomicWidth, CodePages, GuestMemory, GuestPhysical, OutOfRange, Word};
 
+use crate::lockstep::Journal;
+
 /// RAM of one VM.
 pub struct HostMemory {
     base: GuestPhysical,
@@ -22,6 +24,7 @@ pub struct HostMemory {
     start: NonNull<u8>,
     file: OwnedFd,
     code: CodePages,
+    journal: Option<Journal>,
 }
 
 // SAFETY: the mapping lives as long as the value, and every access to it is atomic or a copy of bytes that
@@ -55,13 +58,32 @@ impl HostMemory {
             )?
         };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, size, start, file, code: CodePages::new(base, size) })
+        Ok(Self { base, size, start, file, code: CodePages::new(base, size), journal: None })
     }
 
     /// The file behind the memory; offset 0 is the first byte of RAM.
     #[must_use]
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// Writes down what is written from now on, for an engine that compares.
+    pub(crate) fn keep_journal(&mut self) {
+        self.journal = Some(Journal::default());
+    }
+
+    /// What was written, and the right to write.
+    pub(crate) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// Notes a write that is about to be made, or was just made.
+    #[inline(always)]
+    fn note_write(&self, address: GuestPhysical, length: u64) {
+        self.code.note_write(address, length);
+        if let Some(journal) = &self.journal {
+            journal.add(address, length);
+        }
     }
 
     /// Host address of `length` bytes of RAM, for system calls that transfer straight from or to it. Valid as
@@ -147,11 +169,11 @@ impl GuestMemory for HostMemory {
     #[inline(always)]
     fn store<T: Word>(&self, address: GuestPhysical, value: T) -> Result<(), OutOfRange> {
         let pointer = self.pointer(address, T::SIZE)?;
-        self.code.note_write(address, T::SIZE);
+        self.note_write(address, T::SIZE);
         let start = pointer.as_ptr();
         if !(start as u64).is_multiple_of(T::SIZE) {
             store_bytes(pointer, value.widen(), T::SIZE);
-            self.code.note_write(address, T::SIZE);
+            self.note_write(address, T::SIZE);
             return Ok(());
         }
         let value = value.widen();
@@ -164,7 +186,7 @@ impl GuestMemory for HostMemory {
                 _ => AtomicU64::from_ptr(start.cast()).store(value.to_le(), Ordering::Relaxed),
             }
         }
-        self.code.note_write(address, T::SIZE);
+        self.note_write(address, T::SIZE);
         Ok(())
     }
 
@@ -183,7 +205,7 @@ impl GuestMemory for HostMemory {
         if !(start as u64).is_multiple_of(size) {
             return Err(OutOfRange);
         }
-        self.code.note_write(address, size);
+        self.note_write(address, size);
         // SAFETY: inside the mapping, aligned, and reached through atomics only.
         Ok(unsafe {
             match width {
@@ -219,7 +241,7 @@ impl GuestMemory for HostMemory {
         if !(start as u64).is_multiple_of(16) {
             return Err(OutOfRange);
         }
-        self.code.note_write(address, 16);
+        self.note_write(address, 16);
         // SAFETY: inside the mapping and aligned. On hosts without a 16-byte compare-and-exchange the library
         // falls back to a lock, which then orders these operations with each other but not with plain
         // stores.
@@ -239,20 +261,22 @@ impl GuestMemory for HostMemory {
 
     fn write(&self, address: GuestPhysical, buffer: &[u8]) -> Result<(), OutOfRange> {
         let target = self.pointer(address, buffer.len() as u64)?;
+        let _turn = self.journal.as_ref().map(Journal::turn);
         // SAFETY: as in `read`.
         unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), target.as_ptr(), buffer.len()) };
         // Whether to note the write is looked at behind it.
         fence(Ordering::SeqCst);
-        self.code.note_write(address, buffer.len() as u64);
+        self.note_write(address, buffer.len() as u64);
         Ok(())
     }
 
     fn zero(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
         let target = self.pointer(address, length)?;
+        let _turn = self.journal.as_ref().map(Journal::turn);
         // SAFETY: inside the mapping.
         unsafe { ptr::write_bytes(target.as_ptr(), 0, length as usize) };
         fence(Ordering::SeqCst);
-        self.code.note_write(address, length);
+        self.note_write(address, length);
         Ok(())
     }
 }

@@ -125,7 +125,7 @@ fn run_once(
             vm.request_power(PowerRequest::PowerOff);
             break;
         }
-        vm.poll(memory_map::RTC.base);
+        crate::machine::poll(vm, memory_map::RTC.base);
         let patience = deadline.map_or(ALARM_PERIOD, |deadline| (deadline - now).min(ALARM_PERIOD));
         thread::park_timeout(patience);
     }

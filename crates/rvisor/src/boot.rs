@@ -137,13 +137,14 @@ pub fn network(kind: Network, publish: &[String]) -> anyhow::Result<Option<NetOp
 pub fn engine(engine: Engine) -> EngineKind {
     match engine {
         Engine::Translator => EngineKind::Translator,
+        Engine::Lockstep => EngineKind::Lockstep,
         Engine::Interpreter => EngineKind::Interpreter,
     }
 }
 
 /// What the translator is to tell about its work.
 pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::translator::Options> {
-    if options.engine != Engine::Translator && (options.profile || options.dump_translation.is_some()) {
+    if options.engine == Engine::Interpreter && (options.profile || options.dump_translation.is_some()) {
         bail!("--profile and --dump-translation tell about the translator; leave --engine out");
     }
     let create = |path: &PathBuf| {

@@ -160,6 +160,8 @@ pub enum Optimize {
 pub enum Engine {
     /// Dynamic binary translation: the fast one
     Translator,
+    /// The translator, all that it does compared with the interpreter as it goes; one hart
+    Lockstep,
     /// The reference interpreter: slow, and simple
     Interpreter,
 }

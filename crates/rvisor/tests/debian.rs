@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Terminal, finish, rvisor};
 use rvisor_hosted::disk::{Format, create_overlay};
@@ -22,6 +22,8 @@ use tempfile::TempDir;
 
 /// For a boot to the login, on a slow and busy host.
 const BOOT: Duration = Duration::from_secs(900);
+/// The same in lockstep.
+const LONG_BOOT: Duration = Duration::from_secs(3600);
 /// For anything else.
 const LIMIT: Duration = Duration::from_secs(300);
 /// For the image to be built.
@@ -179,6 +181,20 @@ fn boots_to_a_login_with_two_harts() {
 #[test]
 fn boots_to_a_login_with_four_harts() {
     boots_to_a_login_with("4");
+}
+
+/// Takes several minutes, and asks for a host that has a core to spare.
+#[test]
+#[ignore = "long; `cargo test --release -p rvisor --test debian -- --ignored --nocapture`"]
+fn boots_to_a_login_in_lockstep() {
+    let (_turn, image) = debian();
+    let disk = OwnDisk::new(image);
+    let started = Instant::now();
+    let mut terminal = disk.boot(&[&own_kernel(image)[..], &["--engine", "lockstep"]].concat());
+    terminal.expect("debian login:", LONG_BOOT);
+    println!("login prompt after {:.0} s", started.elapsed().as_secs_f64());
+    terminal.expect("root@debian", LONG_BOOT);
+    power_off(terminal);
 }
 
 /// A file of a package of Debian's, in `directory`.

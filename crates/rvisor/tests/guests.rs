@@ -60,6 +60,12 @@ fn selftest_passes_on_the_interpreter_with_one_two_and_four_harts() {
     selftest_passes_on("interpreter");
 }
 
+#[test]
+fn selftest_passes_in_lockstep() {
+    let arguments = ["--engine", "lockstep", "--timeout", "120"];
+    assert_passes(&boot("selftest", &arguments), "selftest passed");
+}
+
 fn hostile_guest_does_no_harm_with(engine: &str, harts: &str) {
     let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{engine}-{harts}.img"));
     File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("a disk");
@@ -82,6 +88,11 @@ fn hostile_guest_does_no_harm_with_four_harts() {
 #[test]
 fn hostile_guest_does_no_harm_to_the_interpreter() {
     hostile_guest_does_no_harm_with("interpreter", "2");
+}
+
+#[test]
+fn hostile_guest_does_no_harm_in_lockstep() {
+    hostile_guest_does_no_harm_with("lockstep", "1");
 }
 
 /// Runs a guest all of whose harts work for as long as its build says (`RVISOR_STRESS_SECONDS`).

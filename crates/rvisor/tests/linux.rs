@@ -76,6 +76,13 @@ fn interpreter_runs_commands_too() {
 }
 
 #[test]
+fn translator_and_interpreter_agree_in_lockstep() {
+    let _turn = turn();
+    let command = "uname -m; echo 6 7 | awk '{ print $1 * $2 / 4 }'; exit 7";
+    run(&["--engine", "lockstep"], &["sh", "-c", command]).assert(7, "riscv64\n10.5\n");
+}
+
+#[test]
 fn standard_input_arrives_unchanged_and_ends() {
     let _turn = turn();
     let input: Vec<u8> = (0..1_000_003_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

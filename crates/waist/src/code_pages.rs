@@ -53,6 +53,12 @@ impl CodePages {
         self.state(address).is_some_and(|state| state.load(Ordering::Relaxed) == CLEAN)
     }
 
+    /// Whether the page was written to since it was watched: what code there is of it may be out of date.
+    #[must_use]
+    pub fn is_written(&self, address: GuestPhysical) -> bool {
+        self.state(address).is_some_and(|state| state.load(Ordering::Relaxed) == WRITTEN)
+    }
+
     /// Notes a write of `length` bytes that is about to be made, or was just made.
     #[inline(always)]
     pub fn note_write(&self, address: GuestPhysical, length: u64) {
