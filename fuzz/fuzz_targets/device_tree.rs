@@ -3,7 +3,8 @@
 
 use fdt::Fdt;
 use libfuzzer_sys::fuzz_target;
-use rvisor_machine::device_tree::{DeviceTree, Translation};
+use rvisor_hart::TranslationMode;
+use rvisor_machine::device_tree::DeviceTree;
 use rvisor_waist::GuestPhysical;
 
 fuzz_target!(|input: (u8, u64, u64, bool, u8, &str, Option<(u64, u64)>, &[u8])| {
@@ -14,7 +15,7 @@ fuzz_target!(|input: (u8, u64, u64, bool, u8, &str, Option<(u64, u64)>, &[u8])| 
         harts: harts.into(),
         memory: GuestPhysical(start)..GuestPhysical(end),
         machine_mode,
-        translation: Translation::Sv57,
+        translation: TranslationMode::Sv57,
         virtio_slots: slots.into(),
         command_line,
         initrd: initrd.map(|(start, end)| GuestPhysical(start)..GuestPhysical(end)),
