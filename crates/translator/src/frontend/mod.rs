@@ -27,8 +27,7 @@ pub fn superblock(source: &impl Source, entry: Offset) -> Superblock {
     form(source, entry, MOST_NODES, |_, _| false)
 }
 
-/// Forms a trace: a superblock that follows a branch where `is_taken` says so of its target and of what stands
-/// behind it.
+/// Forms a trace: a superblock that follows a branch where `is_taken` says so of where it stands and leads.
 pub fn trace(source: &impl Source, entry: Offset, is_taken: impl Fn(Offset, Offset) -> bool) -> Superblock {
     form(source, entry, MOST_TRACED, is_taken)
 }
@@ -62,7 +61,7 @@ fn form(
                     nodes.push(node);
                     break End::Fall(offset);
                 }
-                node.taken = seen.lacks(target) && is_taken(target, offset);
+                node.taken = seen.lacks(target) && is_taken(node.offset, target);
                 if node.taken {
                     offset = target;
                 }

@@ -96,6 +96,8 @@ pub struct Frame {
     pub reserved_value: u64,
     /// Where the guest goes on, for exits that no helper prepares; odd otherwise.
     pub pc: u64,
+    /// Where the block starts that the guest ran out of instructions in: an offset from the page.
+    pub ended: u64,
     /// For thunks.
     pub scratch: u64,
     /// The run that this frame belongs to.

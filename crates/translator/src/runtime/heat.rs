@@ -3,39 +3,134 @@
 use rustc_hash::FxHashMap;
 use rvisor_waist::PAGE_SIZE;
 
-use crate::ir::Offset;
+use crate::frontend::is_branch;
+use crate::ir::{Node, Offset, Superblock};
 
-/// Slices that end at an address before the second tier translates what is there.
+/// Slices that end in a block before the second tier translates what is there.
 const HOT: u16 = 8;
 /// Pages that are remembered.
-const PAGES: usize = 1024;
+const PAGES: usize = 512;
 
-/// Slices that ended at each halfword of a page, as it goes.
+type Counts = [u16; PAGE_SIZE as usize / 2];
+
+/// Slices that ended in a page.
 #[derive(Clone)]
-pub struct PageHeat(Box<[u16; PAGE_SIZE as usize / 2]>);
+pub struct PageHeat {
+    /// By the block that was running, at its entry's halfword. A block counts as often as it has instructions.
+    spent: Box<Counts>,
+    /// By the place that the block led to.
+    reached: Box<Counts>,
+}
+
+fn add(counts: &mut Counts, physical: u64) -> u16 {
+    let count = &mut counts[(physical % PAGE_SIZE) as usize / 2];
+    *count = count.saturating_add(1);
+    *count
+}
 
 impl PageHeat {
-    /// Slices that ended at an even offset.
-    pub fn at(&self, offset: Offset) -> u16 {
-        self.0.get(offset as usize / 2).copied().unwrap_or(0)
+    const NEW: Counts = [0; PAGE_SIZE as usize / 2];
+
+    fn new() -> Self {
+        Self { spent: Box::new(Self::NEW), reached: Box::new(Self::NEW) }
+    }
+
+    /// Which branch of a block, by its offset, leads away more often than not, if one does.
+    ///
+    /// A way out ends a slice as often as it is taken, times the instructions up to there.
+    pub fn taken(&self, block: &Superblock) -> Option<Node> {
+        let at = |counts: &Counts, offset: Offset| {
+            f32::from(counts.get(offset as usize / 2).copied().unwrap_or(0))
+        };
+        let all = at(&self.spent, block.entry);
+        let mut rest = all;
+        let mut ways: Vec<(Node, f32)> = Vec::new();
+        for (node, executed) in block.nodes.iter().zip(1u16..) {
+            if is_branch(node.instruction.op) {
+                let ended = at(&self.reached, node.offset + node.instruction.imm).min(all);
+                rest = (rest - ended).max(0.0);
+                ways.push((*node, ended / f32::from(executed)));
+            }
+        }
+        let mut onward = rest / block.nodes.len().max(1) as f32;
+        let mut found = None;
+        for (node, away) in ways.into_iter().rev() {
+            if away > onward {
+                found = Some(node);
+            }
+            onward += away;
+        }
+        found
     }
 }
 
-/// Slices that ended at each guest physical address.
+/// Where a hart's slices ended, by guest physical page.
 #[derive(Default)]
 pub struct Heat(FxHashMap<u64, PageHeat>);
 
 impl Heat {
-    /// Notes that a slice ended at an address. What is known of its page, if the address has just become hot.
-    pub fn note(&mut self, physical: u64) -> Option<&PageHeat> {
+    /// Notes that a slice ended in the block that starts at `block`, which led to `target`. What is known of the
+    /// block's page, if it has just become hot.
+    pub fn note(&mut self, block: u64, target: Option<u64>) -> Option<&PageHeat> {
         if self.0.len() >= PAGES {
             self.0.clear();
         }
-        let page = physical & !(PAGE_SIZE - 1);
-        let heat = self.0.entry(page).or_insert_with(|| PageHeat(Box::new([0; PAGE_SIZE as usize / 2])));
-        let count = &mut heat.0[(physical % PAGE_SIZE) as usize / 2];
-        *count = count.saturating_add(1);
+        if let Some(target) = target {
+            add(&mut self.page(target).reached, target);
+        }
+        let heat = self.page(block);
+        let count = add(&mut heat.spent, block);
         // What couldn't be done once is tried again, now and then.
-        (*count >= HOT && count.is_power_of_two()).then_some(heat)
+        (count >= HOT && count.is_power_of_two()).then_some(heat)
+    }
+
+    fn page(&mut self, physical: u64) -> &mut PageHeat {
+        self.0.entry(physical & !(PAGE_SIZE - 1)).or_insert_with(PageHeat::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rvisor_isa::{Instruction, Op};
+
+    use super::*;
+    use crate::ir::End;
+
+    /// A block of additions with a branch at its third place that leads to offset 0x100.
+    fn block() -> Superblock {
+        let node = |number: i32| {
+            let op = if number == 2 { Op::Beq } else { Op::Addi };
+            let imm = if number == 2 { 0x100 - 8 } else { 1 };
+            let instruction = Instruction { imm, ..Instruction::new(op, 4) };
+            Node { instruction, bits: 0, offset: 4 * number, taken: false }
+        };
+        let nodes = (0..9).map(node).collect();
+        Superblock { entry: 0, nodes, end: End::Indirect, last_reaches_over: false }
+    }
+
+    fn heat(away: usize, onward: usize) -> Option<Offset> {
+        let mut heat = Heat::default();
+        for _ in 0..away {
+            heat.note(0x8000_0000, Some(0x8000_0100));
+        }
+        for _ in 0..onward {
+            heat.note(0x8000_0000, None);
+        }
+        heat.page(0x8000_0000).taken(&block()).map(|node| node.offset)
+    }
+
+    #[test]
+    fn block_becomes_hot_and_is_named_again_when_twice_as_hot() {
+        let mut heat = Heat::default();
+        let named: Vec<_> = (1..=32).filter(|_| heat.note(0x8000_0010, None).is_some()).collect();
+        assert_eq!(named, [8, 16, 32]);
+    }
+
+    #[test]
+    fn branch_is_taken_if_it_leads_away_more_often_than_not() {
+        // Three instructions up to the branch, nine in all: 10 and 10 times, 9 and 11.
+        assert_eq!(heat(33, 90), Some(8));
+        assert_eq!(heat(27, 99), None);
+        assert_eq!(heat(0, 0), None);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::frontend::trace;
+use crate::frontend::{MOST_TRACED, superblock, trace};
 use crate::ir::{Offset, Superblock};
 use crate::passes::plan;
 use crate::runtime::cache::{CodeCache, PageBytes};
@@ -57,17 +57,23 @@ fn work(shared: &Weak<Shared>, requests: &Receiver<Box<Request>>) {
 
 /// Translates what the first tier has just translated. Which way branches go is guessed from where they stand.
 pub fn at_once(cache: &mut CodeCache, page: u64, entry: Offset, bytes: &PageBytes) {
-    let trace = trace(bytes, entry, |target, behind| (target ^ behind ^ entry) & 4 != 0);
+    let trace = trace(bytes, entry, |branch, target| (branch ^ target ^ entry) & 4 != 0);
     let epoch = cache.epoch();
     cache.replace(page, &trace, &plan(&trace), bytes, epoch);
 }
 
 impl Request {
     fn trace(&self) -> Superblock {
-        let entries = self.heat.at(self.entry);
-        trace(&self.bytes, self.entry, |target, behind| {
-            let taken = self.heat.at(target);
-            taken > self.heat.at(behind) && taken >= entries / 2
-        })
+        let mut taken = Vec::new();
+        let mut start = self.entry;
+        // Each part is the block that the first tier has there, whose ways out were counted.
+        while let Some(node) = self.heat.taken(&superblock(&self.bytes, start))
+            && !taken.contains(&node.offset)
+            && taken.len() < MOST_TRACED
+        {
+            taken.push(node.offset);
+            start = node.offset + node.instruction.imm;
+        }
+        trace(&self.bytes, self.entry, |branch, _| taken.contains(&branch))
     }
 }

@@ -215,7 +215,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
                     let frame = unsafe { &mut *frame };
                     if frame.pc & 1 == 0 {
                         self.hart.pc = frame.pc;
-                        self.note_heat();
+                        self.note_heat(frame);
                     }
                     self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
                     traps = start.wrapping_add(slice).wrapping_sub(self.base);
@@ -233,17 +233,18 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         }
     }
 
-    /// Has the second tier translate what the hart stands at, if its slices often end there.
-    fn note_heat(&mut self) {
-        let pc = self.hart.pc;
-        let Some(page) = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) else { return };
-        let physical = page + pc % PAGE_SIZE;
-        let Some(heat) = self.state.heat.note(physical) else { return };
+    /// Has the second tier translate the block in which a slice has ended, if many do.
+    fn note_heat(&mut self, frame: &Frame) {
+        let code = self.state.spaces.code();
+        let target =
+            code.physical(self.hart.pc & !(PAGE_SIZE - 1)).map(|page| page + self.hart.pc % PAGE_SIZE);
+        let Some(page) = code.physical(frame.page) else { return };
+        let Some(heat) = self.state.heat.note(page + frame.ended, target) else { return };
         let cache = self.state.shared.cache();
-        if cache.may_optimize(physical) {
+        if cache.may_optimize(page + frame.ended) {
             let (bytes, epoch, heat) = (read_page(self.vm.memory(), page), cache.epoch(), heat.clone());
             drop(cache);
-            let entry = (pc % PAGE_SIZE) as i32;
+            let entry = frame.ended as i32;
             self.state.shared.optimize(Box::new(Request { page, entry, bytes, epoch, heat }));
         }
     }

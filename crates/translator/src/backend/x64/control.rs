@@ -102,6 +102,12 @@ impl Lowering<'_> {
 
     pub(super) fn out_of_budget(&mut self, target: Offset) {
         self.target_address(target);
+        self.end_slice();
+    }
+
+    /// Leaves the guest at the address in `rax`.
+    pub(super) fn end_slice(&mut self) {
+        self.asm.mov_imm(RDX, self.entry as u64);
         self.asm.jmp_to(self.thunks.budget);
     }
 
@@ -130,7 +136,8 @@ impl Lowering<'_> {
             self.put(i.rd, link);
         }
         self.asm.alu_imm(Alu::Sub, Double, RBX, self.index as i32 + 1);
-        self.asm.jcc_to(Cond::Sign, self.thunks.budget);
+        let out = self.add_cold(ColdKind::EndSlice);
+        self.asm.jcc(Cond::Sign, out);
         // The jump cache is indexed by the address in halfwords, folded; its entries are 16 bytes.
         self.asm.mov(Double, RCX, RAX);
         self.asm.shift_imm(Shift::Shr, Double, RCX, JUMP_FOLD);

@@ -68,6 +68,8 @@ pub(super) struct Cold {
 pub(super) enum ColdKind {
     /// Out of instructions at a target.
     Budget(Offset),
+    /// Out of instructions at the address in `rax`.
+    EndSlice,
     /// A branch that is taken, `charge` instructions after the block's start.
     Taken { target: Offset, charge: u32 },
     /// A jump that isn't linked yet; `patch` is its number.
@@ -422,6 +424,7 @@ impl Lowering<'_> {
             }
             match kind {
                 ColdKind::Budget(target) => self.out_of_budget(target),
+                ColdKind::EndSlice => self.end_slice(),
                 ColdKind::Taken { target, charge } => self.goto(target, charge),
                 ColdKind::Link { patch } => self.link_stub(patch),
                 ColdKind::Access { site, back, thunk, address, rd } => {

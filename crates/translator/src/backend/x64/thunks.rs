@@ -33,7 +33,7 @@ pub struct Helpers {
 pub struct Thunks {
     /// `extern "C" fn(frame, code)`: runs code until it leaves.
     pub enter: u64,
-    /// Leaves with the program counter in `rax`.
+    /// Leaves with the program counter in `rax`, from the block whose entry's offset is in `rdx`.
     pub budget: u64,
     /// Finds the code of the address in `rax`.
     pub lookup: u64,
@@ -67,6 +67,7 @@ const GUEST_MXCSR: Mem = field(offset_of!(Frame, guest_mxcsr));
 const HOST_MXCSR: Mem = field(offset_of!(Frame, host_mxcsr));
 const HOST_STACK: Mem = field(offset_of!(Frame, host_stack));
 const PC: Mem = field(offset_of!(Frame, pc));
+const ENDED: Mem = field(offset_of!(Frame, ended));
 const PAGE: Mem = field(offset_of!(Frame, page));
 const JUMPS: Mem = field(offset_of!(Frame, jumps));
 const RELINK: Mem = field(offset_of!(Frame, relink));
@@ -164,6 +165,7 @@ impl Writer<'_> {
         self.save(0);
         self.swap_mxcsr(0);
         self.asm.mov_to_memory(Quad, PC, RAX);
+        self.asm.mov_to_memory(Quad, ENDED, RDX);
         self.asm.jmp_to(leave);
         address
     }
