@@ -62,6 +62,8 @@ impl fmt::Display for Step {
 pub struct Plan {
     /// For each node.
     pub steps: Vec<Step>,
+    /// For each node: only the lower half of its result has to be right.
+    pub loose: Vec<bool>,
     /// Look-ups before a loop is entered.
     pub hoisted: Vec<Check>,
 }

@@ -1,18 +1,20 @@
 //! What the optimizing tier does to a trace before it goes to the back end.
 //!
-//! `fuse` makes one computation of several; `checks` lets one look-up in the TLB serve accesses that stand apart.
+//! `fuse` makes one computation of several; `extend` leaves sign extensions out; `checks` lets one look-up in the TLB serve accesses that stand apart.
 //! Whatever a pass leaves out must be made up for where the trace is left early: see
 //! [`Step::Deferred`](crate::ir::Step::Deferred).
 
 mod checks;
+mod extend;
 mod fuse;
 
 use crate::ir::{Plan, Step, Superblock};
 
 /// The plan for a trace.
 pub fn plan(trace: &Superblock) -> Plan {
-    let mut plan = Plan { steps: vec![Step::Plain; trace.nodes.len()], hoisted: Vec::new() };
+    let mut plan = Plan { steps: vec![Step::Plain; trace.nodes.len()], ..Plan::default() };
     fuse::fuse(&trace.nodes, &mut plan);
+    extend::extend(&trace.nodes, &mut plan);
     checks::checks(trace, &mut plan);
     plan
 }

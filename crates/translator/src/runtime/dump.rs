@@ -44,12 +44,14 @@ pub fn listing(
         match block.nodes.get(number) {
             Some(node) => {
                 let step = plan.and_then(|plan| plan.steps.get(number)).filter(|step| **step != Step::Plain);
+                let is_loose = plan.and_then(|plan| plan.loose.get(number)).is_some_and(|loose| *loose);
                 add(format_args!(
-                    "  {:03x}: {}{}{}",
+                    "  {:03x}: {}{}{}{}",
                     node.offset,
                     disassemble(&node.instruction, node.offset as u64),
                     if node.taken { "  (taken)" } else { "" },
-                    step.map(|step| format!("  ({step})")).unwrap_or_default()
+                    step.map(|step| format!("  ({step})")).unwrap_or_default(),
+                    if is_loose { "  (lower half)" } else { "" }
                 ));
             }
             None if number == block.nodes.len() => add(format_args!("  {:?}", block.end)),

@@ -43,8 +43,8 @@ impl Lowering<'_> {
                     self.asm.movsxd(result, source);
                 } else {
                     let source = self.get(i.rs1, RAX);
-                    self.asm.lea(Double, RAX, Mem::new(source, i.imm));
-                    self.asm.movsxd(result, RAX);
+                    self.asm.lea(Double, result, Mem::new(source, i.imm));
+                    self.extend_result(result);
                 }
                 self.put(i.rd, result);
             }
@@ -172,7 +172,7 @@ impl Lowering<'_> {
         let b = self.operand(b, RCX);
         self.asm.alu(op, size, result, b);
         if size == Double {
-            self.asm.movsxd(result, result);
+            self.extend_result(result);
         }
         self.put(i.rd, result);
     }
@@ -217,7 +217,7 @@ impl Lowering<'_> {
             self.asm.shift_imm(op, size, result, i.imm as u8);
         }
         if size == Double {
-            self.asm.movsxd(result, result);
+            self.extend_result(result);
         }
         self.put(i.rd, result);
     }
@@ -235,7 +235,7 @@ impl Lowering<'_> {
             self.asm.mov(Quad, result, RAX);
         }
         if size == Double {
-            self.asm.movsxd(result, result);
+            self.extend_result(result);
         }
         self.put(i.rd, result);
     }
@@ -260,7 +260,7 @@ impl Lowering<'_> {
                 let b = self.operand(b, RCX);
                 self.asm.imul(size, result, b);
                 if size == Double {
-                    self.asm.movsxd(result, result);
+                    self.extend_result(result);
                 }
                 self.put(i.rd, result);
             }

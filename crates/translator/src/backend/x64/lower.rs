@@ -12,7 +12,7 @@ use super::assembler::*;
 use super::float::{Extreme, Precision};
 use super::registers::{Place, place};
 use super::thunks::Thunks;
-use crate::ir::{Node, Offset, Plan, Slot, Step, Superblock};
+use crate::ir::{Node, Offset, Plan, Slot, Step, Superblock, effect};
 use crate::runtime::frame::Frame;
 use crate::runtime::site::Site;
 
@@ -63,6 +63,8 @@ pub(super) struct Cold {
     pub kind: ColdKind,
     /// Computations that were put off.
     pub deferred: Vec<Instruction>,
+    /// Registers whose upper halves are wrong, a bit for each.
+    pub loose: u32,
 }
 
 pub(super) enum ColdKind {
@@ -125,6 +127,10 @@ pub struct Lowering<'a> {
     pub(super) page_relative: Option<(u8, Offset)>,
     /// Computations that nobody needs unless the block is left: until which node, and what they are.
     deferred: Vec<(usize, Instruction)>,
+    /// Registers whose upper halves are wrong, a bit for each.
+    loose: u32,
+    /// Whether the current node's result may be one.
+    is_loose: bool,
     /// The looked-up address that `rcx` holds.
     pub(super) in_rcx: Option<Slot>,
     /// The first tier's code of the block.
@@ -190,6 +196,8 @@ pub fn lower(
         boxed: 0,
         page_relative: None,
         deferred: Vec::new(),
+        loose: 0,
+        is_loose: false,
         in_rcx: None,
         first_tier: second.map_or(0, |second| second.first_tier),
         marks: Vec::new(),
@@ -198,7 +206,7 @@ pub fn lower(
         Some(second) => lowering.trace(block, second.plan),
         None => lowering.block(block),
     }
-    lowering.deferred.clear();
+    debug_assert!(lowering.deferred.is_empty() && lowering.loose == 0);
     lowering.marks.push(lowering.asm.position() as u32);
     lowering.cold_code();
     let (patches, marks) = (lowering.patches, lowering.marks);
@@ -252,6 +260,7 @@ impl Lowering<'_> {
                 self.page_relative = None;
             }
             let in_rcx = self.in_rcx.take();
+            self.is_loose = plan.loose.get(number).is_some_and(|loose| *loose);
             match step {
                 Step::Plain => self.instruction(&node.instruction),
                 Step::Nothing => self.in_rcx = in_rcx,
@@ -273,12 +282,24 @@ impl Lowering<'_> {
                 }
             }
             self.deferred.retain(|(until, _)| *until != number);
+            if !matches!(step, Step::Nothing | Step::Deferred(_)) {
+                self.loose &= !effect(&node.instruction).writes;
+            }
+            if std::mem::take(&mut self.is_loose) {
+                self.loose |= 1 << node.instruction.rd;
+            }
         }
         self.end_of(block, plain);
     }
 
-    /// Executes what was put off, since the block may be left here.
-    fn catch_up(&mut self, deferred: &[Instruction]) {
+    /// Extends what is loose and executes what was put off, since the block may be left here.
+    fn catch_up(&mut self, deferred: &[Instruction], loose: u32) {
+        for register in (1..32).filter(|register| loose & 1 << register != 0) {
+            let value = self.operand(register, RAX);
+            let result = self.result(register, RAX);
+            self.asm.movsxd(result, value);
+            self.put(register, result);
+        }
         for instruction in deferred {
             self.integer(instruction);
         }
@@ -337,7 +358,8 @@ impl Lowering<'_> {
     /// Leaves the instruction to the interpreter and goes on behind it.
     pub(super) fn interpret(&mut self) {
         let deferred: Vec<_> = self.deferred.drain(..).map(|(_, instruction)| instruction).collect();
-        self.catch_up(&deferred);
+        let loose = std::mem::take(&mut self.loose);
+        self.catch_up(&deferred, loose);
         let thunk = self.thunks.interpret;
         self.asm.mov_imm(RDX, self.site().bits().into());
         self.asm.call_to(thunk);
@@ -353,8 +375,15 @@ impl Lowering<'_> {
     pub(super) fn add_cold(&mut self, kind: ColdKind) -> Label {
         let entry = self.asm.label();
         let deferred = self.deferred.iter().map(|(_, instruction)| *instruction).collect();
-        self.cold.push(Cold { entry, kind, deferred });
+        self.cold.push(Cold { entry, kind, deferred, loose: self.loose });
         entry
+    }
+
+    /// Sign-extends a result of 32 bits, unless nobody cares.
+    pub(super) fn extend_result(&mut self, result: Reg) {
+        if !self.is_loose {
+            self.asm.movsxd(result, result);
+        }
     }
 
     /// A register that holds a guest register: its own, or `spare` after loading it.
@@ -411,15 +440,15 @@ impl Lowering<'_> {
     fn cold_code(&mut self) {
         let mut next = 0;
         while next < self.cold.len() {
-            let Cold { entry, .. } = self.cold[next];
+            let Cold { entry, loose, .. } = self.cold[next];
             let kind = std::mem::replace(&mut self.cold[next].kind, ColdKind::Budget(0));
             let deferred = std::mem::take(&mut self.cold[next].deferred);
             next += 1;
             self.asm.bind(entry);
-            if !deferred.is_empty() && kind.may_leave() {
+            if (!deferred.is_empty() || loose != 0) && kind.may_leave() {
                 // The address of an access is in `rax`.
                 self.asm.mov_to_memory(Quad, SCRATCH, RAX);
-                self.catch_up(&deferred);
+                self.catch_up(&deferred, loose);
                 self.asm.mov(Quad, RAX, SCRATCH);
             }
             match kind {

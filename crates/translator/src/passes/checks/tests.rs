@@ -17,7 +17,7 @@ fn trace(instructions: &[Instruction], end: End) -> Superblock {
 }
 
 fn planned(trace: &Superblock) -> Plan {
-    let mut plan = Plan { steps: vec![Step::Plain; trace.nodes.len()], hoisted: Vec::new() };
+    let mut plan = Plan { steps: vec![Step::Plain; trace.nodes.len()], ..Plan::default() };
     checks(trace, &mut plan);
     plan
 }

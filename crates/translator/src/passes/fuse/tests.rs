@@ -12,7 +12,7 @@ fn steps(instructions: &[Instruction]) -> Vec<Step> {
         .zip(instructions)
         .map(|(number, &instruction)| Node { instruction, bits: 0, offset: 4 * number, taken: false })
         .collect();
-    let mut plan = Plan { steps: vec![Step::Plain; nodes.len()], hoisted: Vec::new() };
+    let mut plan = Plan { steps: vec![Step::Plain; nodes.len()], ..Plan::default() };
     fuse(&nodes, &mut plan);
     plan.steps
 }
