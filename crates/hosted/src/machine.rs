@@ -211,10 +211,11 @@ impl Machine {
             }
         };
         let mut load = |vm: &HostedVm, harts: &mut [_]| program.load(vm, harts).map_err(io::Error::other);
-        let ending = runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit)?;
+        let ending = runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit);
+        self.translator.save();
         match difference.get() {
             Some(text) => Err(MachineError::Difference(text.clone())),
-            None => Ok(ending),
+            None => Ok(ending?),
         }
     }
 }

@@ -156,7 +156,20 @@ pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::tran
         Optimize::Hot => rvisor_hosted::translator::Optimize::Hot,
         Optimize::Always => rvisor_hosted::translator::Optimize::Always,
     };
-    Ok(rvisor_hosted::translator::Options { profile: options.profile, dump, optimize })
+    let is_wanted = options.engine != Engine::Interpreter && !options.no_code_cache;
+    let store = is_wanted.then(|| options.code_cache.clone().or_else(code_cache)).flatten();
+    Ok(rvisor_hosted::translator::Options { profile: options.profile, dump, optimize, store })
+}
+
+/// Where translated code is kept: `$RVISOR_HOME/translations`, else `$XDG_CACHE_HOME/rvisor/translations`, else
+/// `~/.cache/rvisor/translations`.
+fn code_cache() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // A relative one means nothing (XDG Base Directory Specification).
+    let cache = variable("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let cache = || cache.or_else(|| Some(variable("HOME")?.join(".cache")));
+    let home = variable("RVISOR_HOME").or_else(|| Some(cache()?.join("rvisor")))?;
+    Some(home.join("translations"))
 }
 
 /// Says where the translator's time went, if that was asked for.

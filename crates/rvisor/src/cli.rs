@@ -144,6 +144,13 @@ pub struct EngineOptions {
     /// When the translator's second tier translates code again, with more care
     #[arg(long, value_enum, default_value_t = Optimize::Hot, value_name = "WHEN")]
     pub optimize: Optimize,
+    /// Directory in which translated code is kept for later runs; else translations in RVISOR_HOME or the user's
+    /// cache directory
+    #[arg(long, value_name = "DIRECTORY")]
+    pub code_cache: Option<PathBuf>,
+    /// Don't start from the translated code of earlier runs, and keep none of this one's
+    #[arg(long, conflicts_with = "code_cache")]
+    pub no_code_cache: bool,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -73,6 +75,44 @@ fn interpreter_runs_commands_too() {
     let command = "uname -m; nproc; echo 6 7 | awk '{ print $1 * $2 / 4 }'; exit 7";
     let options = ["--engine", "interpreter", "--cpus", "2"];
     run(&options, &["sh", "-c", command]).assert(7, "riscv64\n2\n10.5\n");
+}
+
+/// Runs a command with its own directory for translated code: its end, and how many blocks were translated and how
+/// many taken.
+fn run_with_code(directory: &Path) -> (Ended, u64, u64) {
+    let directory = directory.to_str().expect("text");
+    let command = ["run", "--rm", "--code-cache", directory, "busybox", "--", "uname", "-m"];
+    let ended = finish(rvisor(command).env("RVISOR_LOG", "rvisor_translator=info"), b"", LIMIT);
+    ended.assert(0, "riscv64\n");
+    let counts = ended.stderr.lines().find(|line| line.contains("superblocks were translated"));
+    let words = counts.expect("the log has them").split_whitespace();
+    let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+    (ended, numbers[0], numbers[1])
+}
+
+#[test]
+fn second_boot_takes_its_code_from_the_first_and_a_damaged_file_is_replaced() {
+    let _turn = turn();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (_, translated, _) = run_with_code(directory.path());
+    assert!(translated > 10_000, "{translated}");
+    let (ended, translated, taken) = run_with_code(directory.path());
+    assert!(taken > 10_000 && translated < taken / 10, "{translated} translated, {taken} taken");
+    assert!(!ended.stderr.contains("WARN"), "{}", ended.stderr);
+
+    let files =
+        fs::read_dir(directory.path()).expect("it is there").map(|entry| entry.expect("a file").path());
+    let file = files.into_iter().find(|path| path.extension().is_some()).expect("code was kept");
+    let mut bytes = fs::read(&file).expect("a file");
+    // In the middle: some of the code before it is sound, and taken.
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).expect("a file");
+    let (ended, translated, _) = run_with_code(directory.path());
+    assert!(ended.stderr.contains("is damaged"), "{}", ended.stderr);
+    assert!(translated > 1000, "{translated}");
+    let (ended, ..) = run_with_code(directory.path());
+    assert!(!ended.stderr.contains("WARN"), "{}", ended.stderr);
 }
 
 #[test]

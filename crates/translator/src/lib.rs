@@ -23,6 +23,8 @@ mod runtime;
 
 pub use runtime::run::{DirectMemory, Translator};
 pub use runtime::shared::Shared;
+pub use runtime::store::check as check_store;
+pub use runtime::store::file::Refusal;
 pub use runtime::{Optimize, Options};
 
 /// Bytes of host code that a VM's cache holds.

@@ -12,19 +12,18 @@ use rustc_hash::FxHashMap;
 use rvisor_waist::PAGE_SIZE;
 
 use crate::backend::x64::assembler::Assembler;
-use crate::backend::x64::lower::{Features, Second, lower};
+use crate::backend::x64::lower::{Features, Lowered, Patch, Second, lower};
 use crate::backend::x64::thunks::{self, Helpers, Thunks};
 use crate::frontend::{LAST, Source, across, superblock};
 use crate::ir::{Offset, Plan, Superblock};
 use crate::runtime::code_memory::CodeMemory;
 use crate::runtime::dump::listing;
+use crate::runtime::store::record::{LARGEST_CODE, Origin, Parts, ThunkUse};
+use crate::runtime::store::{Store, Wanted};
 use crate::runtime::{Optimize, Options};
 
 /// Number of a block.
 pub type BlockId = u32;
-
-/// Room that is kept for the code of one more block.
-const LARGEST_BLOCK: usize = 64 << 10;
 
 /// Bytes of one page of guest code, as they were when it was looked at.
 pub struct PageBytes(pub [u8; PAGE_SIZE as usize]);
@@ -112,6 +111,10 @@ pub struct CodeCache {
     fixed: usize,
     features: Features,
     options: Options,
+    /// Translations of earlier runs, and for later ones.
+    store: Option<Store>,
+    /// Code that is being moved to its place.
+    moved: Vec<u8>,
     /// Whether several harts execute the code.
     is_shared: bool,
     blocks: Vec<Block>,
@@ -136,13 +139,18 @@ impl CodeCache {
         let thunks = thunks::write(&mut asm, base, helpers);
         memory.append(asm.finish());
         let fixed = memory.used();
+        let features = Features::detect();
+        let store = options.store.as_deref().filter(|_| !options.profile && options.dump.is_none());
+        let store = store.and_then(|directory| Store::open(directory, features.bits()));
         Ok(Self {
             memory,
             asm,
             thunks,
             fixed,
-            features: Features::detect(),
+            features,
             options,
+            store,
+            moved: Vec::new(),
             is_shared,
             blocks: Vec::new(),
             links: Vec::new(),
@@ -174,14 +182,17 @@ impl CodeCache {
 
     /// Whether there is room for another block.
     pub fn has_room(&self) -> bool {
-        self.memory.used() + LARGEST_BLOCK < self.memory.size()
+        self.memory.used() + LARGEST_CODE < self.memory.size()
     }
 
-    /// Translates the superblock at `entry` of the guest physical page `page`, which holds `bytes`.
+    /// Makes code of the superblock at `entry` of the guest physical page `page`, which holds `bytes`: what is
+    /// kept of it, else a translation.
     pub fn translate(&mut self, page: u64, entry: Offset, bytes: &PageBytes) -> BlockId {
-        let block = superblock(bytes, entry);
-        let pieces = pieces(page, &block, bytes);
-        let id = self.add(page, &block, pieces, None);
+        let id = self.take(page, page, Wanted::InPage(entry, bytes)).unwrap_or_else(|| {
+            let block = superblock(bytes, entry);
+            let pieces = pieces(page, &block, bytes);
+            self.add(page, &block, pieces, None)
+        });
         self.by_address.insert(page + entry as u64, id);
         id
     }
@@ -249,18 +260,25 @@ impl CodeCache {
 
     /// Translates the instruction across the end of `page`; `None` where it is for the interpreter.
     pub fn translate_across(&mut self, page: u64, next: u64, low: u16, high: u16) -> Option<BlockId> {
-        let block = across(u32::from(low) | u32::from(high) << 16)?;
-        let piece = |page, start, half: u16| Piece {
-            page,
-            range: start..start + 2,
-            bytes: half.to_le_bytes().into(),
+        let bits = u32::from(low) | u32::from(high) << 16;
+        let id = match self.take(page, next, Wanted::Across(bits.to_le_bytes())) {
+            Some(id) => id,
+            None => {
+                let block = across(bits)?;
+                let piece = |page, start, half: u16| Piece {
+                    page,
+                    range: start..start + 2,
+                    bytes: half.to_le_bytes().into(),
+                };
+                let pieces = vec![piece(page, LAST as u16, low), piece(next, 0, high)];
+                self.add(page, &block, pieces, None)
+            }
         };
-        let pieces = vec![piece(page, LAST as u16, low), piece(next, 0, high)];
-        let id = self.add(page, &block, pieces, None);
         self.across.insert((page, next), id);
         Some(id)
     }
 
+    /// Translates a block and adds it.
     fn add(
         &mut self,
         page: u64,
@@ -289,7 +307,102 @@ impl CodeCache {
             let (block, marks) = (block.clone(), lowered.marks.clone());
             Watched { entered, block, plan: plan.cloned(), page, base, code: code.into(), marks }
         });
-        for patch in &lowered.patches {
+        // What the second tier makes depends on what was executed, not on guest code alone.
+        if second.is_none() {
+            self.keep(page, block, &lowered, &pieces);
+        }
+        self.counts.blocks += 1;
+        self.counts.instructions += block.nodes.len() as u64;
+        self.counts.bytes += u64::from(length);
+        let physical = page + block.entry as u64;
+        let code = base + u64::from(lowered.start);
+        let block = Block { physical, code, pieces, incoming: Vec::new(), partner: None, watched };
+        self.insert(page, base, block, lowered.patches.into_iter())
+    }
+
+    /// Keeps the block that was just translated for later runs.
+    fn keep(&mut self, page: u64, block: &Superblock, lowered: &Lowered, pieces: &[Piece]) {
+        let Some(store) = &mut self.store else { return };
+        let thunks = self.thunks.all();
+        let uses = self.asm.externals().iter().map(|external| {
+            let thunk = thunks.iter().position(|&thunk| thunk == external.target)? as u8;
+            Some(ThunkUse { at: external.at, thunk })
+        });
+        // Code that leads elsewhere can't be found again by a later run.
+        let Some(uses) = uses.collect::<Option<Vec<_>>>() else { return };
+        let is_across = pieces.iter().any(|piece| piece.page != page);
+        let last_matters = lowered.patches.iter().any(|patch| patch.target == LAST);
+        let pieces: Vec<_> = pieces.iter().map(|piece| (piece.range.clone(), &*piece.bytes)).collect();
+        store.keep(&Parts {
+            origin: Origin {
+                entry: block.entry,
+                is_across,
+                reaches_over: (last_matters && !is_across).then_some(block.last_reaches_over),
+                nodes: block.nodes.len() as u16,
+            },
+            pieces: &pieces,
+            start: lowered.start,
+            thunks: &uses,
+            patches: &lowered.patches,
+            code: self.asm.code(),
+        });
+    }
+
+    /// Adds the kept code of a block in `page`, whose instruction across the page's end reaches into `next`.
+    fn take(&mut self, page: u64, next: u64, wanted: Wanted<'_>) -> Option<BlockId> {
+        let record = self.store.as_mut()?.take(wanted)?;
+        let base = self.memory.next();
+        let first_link = self.links.len() as u32;
+        self.moved.clear();
+        self.moved.extend_from_slice(record.code);
+        let mut write = |at: u32, value: u32| {
+            self.moved[at as usize..][..4].copy_from_slice(&value.to_le_bytes());
+        };
+        let thunks = self.thunks.all();
+        for ThunkUse { at, thunk } in record.thunks() {
+            let behind = base + u64::from(at) + 4;
+            write(at, thunks[usize::from(thunk)].wrapping_sub(behind) as u32);
+        }
+        let patches: Vec<_> = record.patches().collect();
+        for (number, patch) in (first_link..).zip(&patches) {
+            write(patch.number, number);
+        }
+        let appended = self.memory.append(&self.moved);
+        assert!(appended, "the caller made room");
+        let pages = [page, next];
+        let pieces = record.pieces().enumerate().map(|(number, (range, bytes))| {
+            let page = if record.origin.is_across { pages[number] } else { page };
+            Piece { page, range, bytes: bytes.into() }
+        });
+        let block = Block {
+            physical: page + record.origin.entry as u64,
+            code: base + u64::from(record.start),
+            pieces: pieces.collect(),
+            incoming: Vec::new(),
+            partner: None,
+            watched: None,
+        };
+        Some(self.insert(page, base, block, patches.into_iter()))
+    }
+
+    /// Makes a block known whose code stands at `base`.
+    fn insert(
+        &mut self,
+        page: u64,
+        base: u64,
+        block: Block,
+        patches: impl Iterator<Item = Patch>,
+    ) -> BlockId {
+        let id = self.blocks.len() as BlockId;
+        for piece in &block.pieces {
+            let ids = self.by_page.entry(piece.page).or_default();
+            if ids.last() != Some(&id) {
+                ids.push(id);
+            }
+        }
+        self.blocks.push(block);
+        for patch in patches {
+            let number = self.links.len() as u32;
             self.links.push(Link {
                 jump: base + u64::from(patch.jump),
                 mappings: patch.mappings.map(|at| base + u64::from(at)),
@@ -297,27 +410,7 @@ impl CodeCache {
                 target: None,
                 was_linked: false,
             });
-        }
-        self.counts.blocks += 1;
-        self.counts.instructions += block.nodes.len() as u64;
-        self.counts.bytes += u64::from(length);
-        let id = self.blocks.len() as BlockId;
-        for piece in &pieces {
-            let ids = self.by_page.entry(piece.page).or_default();
-            if ids.last() != Some(&id) {
-                ids.push(id);
-            }
-        }
-        self.blocks.push(Block {
-            physical: page + block.entry as u64,
-            code: base + u64::from(lowered.start),
-            pieces,
-            incoming: Vec::new(),
-            partner: None,
-            watched,
-        });
-        // Jumps inside the page whose targets are known need not wait to be taken.
-        for (number, patch) in (first_link..).zip(&lowered.patches) {
+            // Jumps inside the page whose targets are known need not wait to be taken.
             if patch.mappings.is_none()
                 && let Some(target) = self.find(page + patch.target as u64)
             {
@@ -325,6 +418,18 @@ impl CodeCache {
             }
         }
         id
+    }
+
+    /// Writes the translations of this run for later ones, if they are kept and there are enough new ones.
+    pub fn save(&mut self) {
+        if let Some(store) = &mut self.store {
+            log::info!(
+                "{} superblocks were translated, {} kept ones taken",
+                self.counts.blocks - self.counts.traces,
+                store.taken
+            );
+            store.save();
+        }
     }
 
     /// Whether a jump leads to another page.

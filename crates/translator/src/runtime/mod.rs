@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::BufWriter;
+use std::path::PathBuf;
 
 pub mod cache;
 pub mod code_memory;
@@ -15,6 +16,7 @@ pub mod run;
 pub mod shared;
 pub mod site;
 pub mod space;
+pub mod store;
 
 /// What is to be told about a translator's work.
 #[derive(Default, Debug)]
@@ -25,6 +27,9 @@ pub struct Options {
     pub dump: Option<BufWriter<File>>,
     /// When the second tier translates again what the first has translated.
     pub optimize: Optimize,
+    /// Directory that translations are taken from, and kept in for later runs; not used for a profile or
+    /// where translations are written out.
+    pub store: Option<PathBuf>,
 }
 
 /// When the second tier translates.

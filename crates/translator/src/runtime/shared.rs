@@ -96,6 +96,12 @@ impl Shared {
         cache.is_profiled().then(|| format!("{}{}", lock(&self.profile), cache.report()))
     }
 
+    /// Keeps what was translated for later runs, if there is a [`store`](crate::Options::store): for when the
+    /// machine has ended. A failure is told in the log.
+    pub fn save(&self) {
+        self.cache().save();
+    }
+
     /// Goes into code; calls `protect` for the pages that others asked for. Returns the cache's generation.
     pub(crate) fn enter(&self, hart: usize, mut protect: impl FnMut(u64)) -> u64 {
         let state = &self.harts[hart];

@@ -195,11 +195,27 @@ pub struct Assembler {
     labels: Vec<u32>,
     /// Where 32-bit displacements to labels stand.
     fixups: Vec<(u32, Label)>,
+    externals: Vec<External>,
+}
+
+/// A 32-bit displacement to a place outside the code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct External {
+    /// Where it stands, from the start of the code.
+    pub at: u32,
+    /// Where it leads.
+    pub target: u64,
 }
 
 impl Assembler {
     pub fn new() -> Self {
-        Self { code: Vec::with_capacity(4096), base: 0, labels: Vec::new(), fixups: Vec::new() }
+        Self {
+            code: Vec::with_capacity(4096),
+            base: 0,
+            labels: Vec::new(),
+            fixups: Vec::new(),
+            externals: Vec::new(),
+        }
     }
 
     /// Starts afresh, with code that will run at `base`.
@@ -207,6 +223,7 @@ impl Assembler {
         self.code.clear();
         self.labels.clear();
         self.fixups.clear();
+        self.externals.clear();
         self.base = base;
     }
 
@@ -246,6 +263,16 @@ impl Assembler {
             self.code[at as usize..][..4].copy_from_slice(&displacement.to_le_bytes());
         }
         &self.code
+    }
+
+    /// The finished code.
+    pub fn code(&self) -> &[u8] {
+        &self.code
+    }
+
+    /// What would have to be corrected in the code at another address.
+    pub fn externals(&self) -> &[External] {
+        &self.externals
     }
 
     fn byte(&mut self, byte: u8) {
@@ -605,6 +632,7 @@ impl Assembler {
 
     fn relative(&mut self, target: u64) {
         let next = self.base + self.code.len() as u64 + 4;
+        self.externals.push(External { at: self.code.len() as u32, target });
         self.int32(target.wrapping_sub(next) as i32);
     }
 

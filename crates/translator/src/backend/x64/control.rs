@@ -68,7 +68,7 @@ impl Lowering<'_> {
         }
         let patch = self.patches.len();
         let stub = self.add_cold(ColdKind::Link { patch });
-        self.patches.push(Patch { jump: 0, mappings: None, target, stub: 0 });
+        self.patches.push(Patch { jump: 0, mappings: None, target, stub: 0, number: 0 });
         self.asm.align(4, 1);
         self.patches[patch].jump = self.asm.position() as u32 + 1;
         self.asm.jmp(stub);
@@ -77,7 +77,7 @@ impl Lowering<'_> {
     fn goto_far(&mut self, target: Offset) {
         let patch = self.patches.len();
         let stub = self.add_cold(ColdKind::Link { patch });
-        self.patches.push(Patch { jump: 0, mappings: None, target, stub: 0 });
+        self.patches.push(Patch { jump: 0, mappings: None, target, stub: 0, number: 0 });
         // The constant stands behind opcode, ModRM, SIB and a displacement of 32 bits.
         self.asm.align(4, 7);
         self.patches[patch].mappings = Some(self.asm.position() as u32 + 7);
@@ -96,6 +96,7 @@ impl Lowering<'_> {
         let Patch { target, mappings, .. } = self.patches[patch];
         self.target_address(target);
         self.asm.mov_imm(RDX, (self.first_patch + patch as u32).into());
+        self.patches[patch].number = self.asm.position() as u32 - 4;
         let thunk = if mappings.is_some() { self.thunks.far_link } else { self.thunks.link };
         self.asm.jmp_to(thunk);
     }

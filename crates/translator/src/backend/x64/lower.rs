@@ -30,6 +30,13 @@ pub struct Features {
 }
 
 impl Features {
+    /// As a number that is another for other features.
+    pub fn bits(self) -> u32 {
+        [self.bits, self.fma, self.carryless, self.round]
+            .into_iter()
+            .fold(1, |all, one| all << 1 | u32::from(one))
+    }
+
     /// Of this host.
     pub fn detect() -> Self {
         Self {
@@ -55,6 +62,8 @@ pub struct Patch {
     pub target: Offset,
     /// Where it leads as long as it isn't linked, from the start of the code.
     pub stub: u32,
+    /// Where the stub has the link's number, from the start of the code.
+    pub number: u32,
 }
 
 /// Code that is rarely executed.

@@ -57,6 +57,30 @@ pub struct Thunks {
     pub interpret: u64,
 }
 
+impl Thunks {
+    /// How many there are.
+    pub const COUNT: usize = 12;
+
+    /// All of them, in an order that is always the same: their numbers in code that is kept.
+    pub fn all(&self) -> [u64; Self::COUNT] {
+        let Self {
+            enter,
+            budget,
+            lookup,
+            link,
+            far_link,
+            system,
+            step,
+            dead,
+            load,
+            store,
+            atomic,
+            interpret,
+        } = *self;
+        [enter, budget, lookup, link, far_link, system, step, dead, load, store, atomic, interpret]
+    }
+}
+
 const fn field(offset: usize) -> Mem {
     Mem::new(RSP, offset as i32)
 }
