@@ -379,9 +379,25 @@ pub struct Spaces {
     current_data: usize,
     current_code: usize,
     context: Option<TranslationContext>,
+    /// The data spaces of S-mode without and with access to user pages, where the current context is S-mode's.
+    supervisor: Option<[usize; 2]>,
+    /// The spaces of contexts that were current of late.
+    known: Vec<Known>,
     fresh: Fresh,
     clock: u64,
 }
+
+/// The spaces of a context, by their numbers.
+#[derive(Clone, Copy)]
+struct Known {
+    context: TranslationContext,
+    data: usize,
+    code: usize,
+    supervisor: Option<[usize; 2]>,
+}
+
+/// Contexts that are remembered.
+const KNOWN: usize = 8;
 
 impl Spaces {
     /// No space.
@@ -394,6 +410,8 @@ impl Spaces {
             current_data: 0,
             current_code: 0,
             context: None,
+            supervisor: None,
+            known: Vec::new(),
             fresh,
             clock: 0,
         }
@@ -406,20 +424,43 @@ impl Spaces {
         }
         self.context = Some(context);
         self.clock += 1;
-        let (data, code) = keys(&context);
-        self.current_data = self.find_data(data);
-        self.current_code = self.find_code(code);
-        let asid = context.asid;
-        let space = &mut self.data[self.current_data];
+        let known = self.known.iter().find(|known| known.context == context).copied();
+        let Known { data, code, supervisor, .. } = known.unwrap_or_else(|| self.find(context));
+        (self.current_data, self.current_code, self.supervisor) = (data, code, supervisor);
+        self.use_data(data);
+        supervisor.into_iter().flatten().for_each(|space| self.use_data(space));
+        let space = &mut self.code[code];
+        space.last_use = self.clock;
+        if space.private.is_some() && space.private != context.asid {
+            space.flush(&self.fresh);
+        }
+    }
+
+    /// Makes a data space one of the current context.
+    fn use_data(&mut self, index: usize) {
+        let asid = self.context.and_then(|context| context.asid);
+        let space = &mut self.data[index];
         space.last_use = self.clock;
         if space.private.is_some() && space.private != asid {
             space.flush();
         }
-        let space = &mut self.code[self.current_code];
-        space.last_use = self.clock;
-        if space.private.is_some() && space.private != asid {
-            space.flush(&self.fresh);
+    }
+
+    /// Finds the spaces of a context, and remembers which they are.
+    fn find(&mut self, context: TranslationContext) -> Known {
+        let (data, code) = keys(&context);
+        let (data, code) = (self.find_data(data), self.find_code(code));
+        let is_supervisor = context.fetch == Privilege::Supervisor && context.data == Privilege::Supervisor;
+        let supervisor = context.asid.filter(|_| is_supervisor).map(|asid| {
+            let keys = [DataKey::Supervisor(context.mxr), DataKey::SupervisorAndUser(asid, context.mxr)];
+            keys.map(|key| self.find_data(key))
+        });
+        if self.known.len() == KNOWN {
+            self.known.clear();
         }
+        let known = Known { context, data, code, supervisor };
+        self.known.push(known);
+        known
     }
 
     /// Forgets which context is current: the spaces are looked up afresh at the next entry.
@@ -429,6 +470,7 @@ impl Spaces {
 
     fn find_data(&mut self, key: DataKey) -> usize {
         if let Some(&index) = self.data_by_key.get(&key) {
+            self.data[index].last_use = self.clock;
             return index;
         }
         let index = if self.data.len() < SPACES {
@@ -436,11 +478,14 @@ impl Spaces {
             self.data.len() - 1
         } else {
             let oldest = (0..SPACES).min_by_key(|&index| self.data[index].last_use).unwrap_or(0);
+            self.known.clear();
             self.data[oldest].flush();
             self.data_by_key.remove(&self.data[oldest].key);
             self.data[oldest].key = key;
             oldest
         };
+        // Not the oldest any more, when the next one looks for a place.
+        self.data[index].last_use = self.clock;
         self.data_by_key.insert(key, index);
         index
     }
@@ -454,6 +499,7 @@ impl Spaces {
             self.code.len() - 1
         } else {
             let oldest = (0..SPACES).min_by_key(|&index| self.code[index].last_use).unwrap_or(0);
+            self.known.clear();
             self.code_by_key.remove(&self.code[oldest].key);
             self.code[oldest].key = key;
             oldest
@@ -526,28 +572,9 @@ impl Spaces {
     }
 
     /// The TLBs of S-mode without and with access to user pages, in the current address space, where the
-    /// current context is S-mode's.
+    /// current context is S-mode's; else null.
     pub fn supervisor_tlbs(&mut self) -> [*mut Tlb; 2] {
-        match self.context {
-            Some(TranslationContext {
-                fetch: Privilege::Supervisor,
-                data: Privilege::Supervisor,
-                asid: Some(asid),
-                mxr,
-                ..
-            }) => {
-                let plain = self.find_data(DataKey::Supervisor(mxr));
-                if self.data[plain].private.is_some_and(|private| private != asid) {
-                    self.data[plain].flush();
-                }
-                // Before the other is looked for, which may take the place of the oldest.
-                self.data[plain].last_use = self.clock;
-                let user = self.find_data(DataKey::SupervisorAndUser(asid, mxr));
-                self.data[user].last_use = self.clock;
-                [self.data[plain].tlb(), self.data[user].tlb()]
-            }
-            _ => [std::ptr::null_mut(); 2],
-        }
+        self.supervisor.map_or([std::ptr::null_mut(); 2], |spaces| spaces.map(|space| self.data[space].tlb()))
     }
 
     /// Forgets all code: it has moved.
