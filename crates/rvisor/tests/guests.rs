@@ -43,21 +43,31 @@ fn assert_passes(output: &Output, last_words: &str) {
     assert!(output.status.success() && text.contains(last_words), "{}\n{text}\n{errors}", output.status);
 }
 
-fn selftest_passes_on(engine: &str) {
+/// The translator with its second tier for all code, which else sees little of a short guest.
+const SECOND_TIER: [&str; 2] = ["--optimize", "always"];
+const TRANSLATOR: [&str; 2] = ["--engine", "translator"];
+const INTERPRETER: [&str; 2] = ["--engine", "interpreter"];
+
+fn selftest_passes_with(engine: [&str; 2]) {
     for harts in ["1", "2", "4"] {
-        let arguments = ["--engine", engine, "--cpus", harts, "--timeout", "120"];
+        let arguments = [&engine[..], &["--cpus", harts, "--timeout", "120"]].concat();
         assert_passes(&boot("selftest", &arguments), "selftest passed");
     }
 }
 
 #[test]
+fn selftest_passes_in_the_second_tier_with_one_two_and_four_harts() {
+    selftest_passes_with(SECOND_TIER);
+}
+
+#[test]
 fn selftest_passes_on_the_translator_with_one_two_and_four_harts() {
-    selftest_passes_on("translator");
+    selftest_passes_with(TRANSLATOR);
 }
 
 #[test]
 fn selftest_passes_on_the_interpreter_with_one_two_and_four_harts() {
-    selftest_passes_on("interpreter");
+    selftest_passes_with(INTERPRETER);
 }
 
 #[test]
@@ -96,34 +106,45 @@ fn hostile_guest_does_no_harm_in_lockstep() {
 }
 
 /// Runs a guest all of whose harts work for as long as its build says (`RVISOR_STRESS_SECONDS`).
-fn harts_work_together(guest: &str, engine: &str) {
+fn harts_work_together(guest: &str, engine: [&str; 2]) {
     let seconds: u64 =
         std::env::var("RVISOR_STRESS_SECONDS").map_or(6, |text| text.parse().expect("a number"));
     let limit = (10 * seconds + 240).to_string();
     for harts in ["2", "4"] {
-        let arguments = ["--cpus", harts, "--memory", "64M", "--engine", engine, "--timeout", &limit];
+        let machine = ["--cpus", harts, "--memory", "64M", "--timeout", &limit];
+        let arguments = [&machine[..], &engine].concat();
         assert_passes(&boot(guest, &arguments), &format!("{guest} passed on {harts} harts"));
     }
 }
 
 #[test]
 fn memory_model_holds_in_the_translator() {
-    harts_work_together("litmus", "translator");
+    harts_work_together("litmus", TRANSLATOR);
 }
 
 #[test]
 fn memory_model_holds_in_the_interpreter() {
-    harts_work_together("litmus", "interpreter");
+    harts_work_together("litmus", INTERPRETER);
 }
 
 #[test]
 fn stress_does_no_harm_in_the_translator() {
-    harts_work_together("stress", "translator");
+    harts_work_together("stress", TRANSLATOR);
+}
+
+#[test]
+fn memory_model_holds_in_the_second_tier() {
+    harts_work_together("litmus", SECOND_TIER);
+}
+
+#[test]
+fn stress_does_no_harm_in_the_second_tier() {
+    harts_work_together("stress", SECOND_TIER);
 }
 
 #[test]
 fn stress_does_no_harm_in_the_interpreter() {
-    harts_work_together("stress", "interpreter");
+    harts_work_together("stress", INTERPRETER);
 }
 
 #[test]
