@@ -144,8 +144,10 @@ pub fn engine(engine: Engine) -> EngineKind {
 
 /// What the translator is to tell about its work.
 pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::translator::Options> {
-    if options.engine == Engine::Interpreter && (options.profile || options.dump_translation.is_some()) {
-        bail!("--profile and --dump-translation tell about the translator; leave --engine out");
+    let is_about_translation =
+        options.profile || options.dump_translation.is_some() || options.code_memory.is_some();
+    if options.engine == Engine::Interpreter && is_about_translation {
+        bail!("--profile, --dump-translation and --code-memory are about the translator; leave --engine out");
     }
     let create = |path: &PathBuf| {
         File::create(path).map(BufWriter::new).with_context(|| format!("can't write {}", path.display()))
@@ -158,7 +160,8 @@ pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::tran
     };
     let is_wanted = options.engine != Engine::Interpreter && !options.no_code_cache;
     let store = is_wanted.then(|| options.code_cache.clone().or_else(code_cache)).flatten();
-    Ok(rvisor_hosted::translator::Options { profile: options.profile, dump, optimize, store })
+    let (profile, code_memory) = (options.profile, options.code_memory);
+    Ok(rvisor_hosted::translator::Options { profile, dump, optimize, store, code_memory })
 }
 
 /// Where translated code is kept: `$RVISOR_HOME/translations`, else `$XDG_CACHE_HOME/rvisor/translations`, else

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rvisor_hosted::translator::LEAST_CODE_MEMORY;
 use rvisor_machine::MAX_HARTS;
 
 /// Runs 64-bit RISC-V machines on this computer.
@@ -151,6 +152,10 @@ pub struct EngineOptions {
     /// Don't start from the translated code of earlier runs, and keep none of this one's
     #[arg(long, conflicts_with = "code_cache")]
     pub no_code_cache: bool,
+    /// Memory for translated code; when it is full, all is thrown away and translated anew. 1M or more; 128M if not
+    /// given
+    #[arg(long, value_name = "SIZE", value_parser = code_memory)]
+    pub code_memory: Option<usize>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -261,6 +266,17 @@ fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "give bytes, or a number with K, M, G or T, such as 512M".into())
 }
 
+/// Parses a size of the memory for translated code.
+fn code_memory(text: &str) -> Result<usize, String> {
+    /// Jumps in translated code span no more.
+    const MOST: u64 = 1 << 30;
+    let size = size(text)?;
+    match usize::try_from(size) {
+        Ok(code) if code >= LEAST_CODE_MEMORY && size <= MOST => Ok(code),
+        _ => Err("give 1M to 1G".into()),
+    }
+}
+
 /// Parses a time limit in seconds, fractions allowed.
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
@@ -287,6 +303,15 @@ mod tests {
         assert_eq!(size("2GiB"), Ok(2 << 30));
         for wrong in ["", "M", "1.5G", "12X", "99999999999T"] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn memory_for_translated_code_has_bounds() {
+        assert_eq!(code_memory("1M"), Ok(1 << 20));
+        assert_eq!(code_memory("1G"), Ok(1 << 30));
+        for wrong in ["0", "1023K", "2G", "16E"] {
+            assert!(code_memory(wrong).is_err(), "{wrong}");
         }
     }
 

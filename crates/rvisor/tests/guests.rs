@@ -147,6 +147,55 @@ fn stress_does_no_harm_in_the_interpreter() {
     harts_work_together("stress", INTERPRETER);
 }
 
+/// The most memory that a process has had in RAM, in bytes; 0 once it has ended.
+fn peak_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.unwrap_or(0) << 10
+}
+
+/// Runs a guest that writes new code all the time with little memory for translated code.
+fn new_code_fits_into_bounded_memory(harts: &str) {
+    /// The process, what the guest touches of its RAM, and the memory for code in both its places.
+    const MOST: u64 = 48 << 20;
+    let machine = ["--cpus", harts, "--memory", "64M", "--timeout", "240"];
+    let child = Command::new(env!("CARGO_BIN_EXE_rvisor"))
+        .args(["boot", "--code-memory", "1M", "--profile", "--bare"])
+        .arg(guest("stress"))
+        .args(machine)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rvisor starts");
+    let process = child.id();
+    let waiting = std::thread::spawn(move || child.wait_with_output().expect("it ends"));
+    let mut peak = 0;
+    while !waiting.is_finished() {
+        peak = peak.max(peak_memory(process));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let output = waiting.join().expect("a thread");
+    assert_passes(&output, &format!("stress passed on {harts} harts"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let full = errors.lines().find_map(|line| line.strip_suffix("  times that the cache was full"));
+    let full: u64 = full.and_then(|count| count.trim().parse().ok()).expect("a profile");
+    println!("{harts} harts: full {full} times, at most {} MiB", peak >> 20);
+    assert!(full >= 3, "the memory for code was full {full} times only");
+    assert!(peak <= MOST, "{peak} bytes");
+}
+
+#[test]
+fn new_code_fits_into_bounded_memory_with_one_hart() {
+    new_code_fits_into_bounded_memory("1");
+}
+
+#[test]
+fn new_code_fits_into_bounded_memory_with_two_harts() {
+    new_code_fits_into_bounded_memory("2");
+}
+
 #[test]
 fn number_of_the_failing_check_is_the_exit_code() {
     assert_eq!(boot("fails", &["--timeout", "60"]).status.code(), Some(42));

@@ -27,13 +27,17 @@ pub use runtime::store::check as check_store;
 pub use runtime::store::file::Refusal;
 pub use runtime::{Optimize, Options};
 
-/// Bytes of host code that a VM's cache holds.
-const CACHE: usize = 128 << 20;
+/// Bytes of host code that a VM's cache holds unless the options say otherwise.
+const CODE_MEMORY: usize = 128 << 20;
+
+/// Fewest bytes of host code that a VM's cache holds.
+pub const LEAST_CODE_MEMORY: usize = 1 << 20;
 
 /// What `harts` harts of a VM with memory of type `M` share.
 ///
 /// # Errors
 /// If the host has no memory for the code cache.
 pub fn share<M: DirectMemory + 'static>(harts: usize, options: Options) -> io::Result<Arc<Shared>> {
-    Ok(Arc::new(Shared::new(harts, CACHE, &runtime::helpers::helpers::<M>(), options)?))
+    let size = options.code_memory.unwrap_or(CODE_MEMORY).max(LEAST_CODE_MEMORY);
+    Ok(Arc::new(Shared::new(harts, size, &runtime::helpers::helpers::<M>(), options)?))
 }

@@ -6,6 +6,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+use guest_runtime::MAX_HARTS;
 use guest_runtime::random::Random;
 use guest_runtime::team::Member;
 
@@ -15,6 +16,7 @@ pub const CHECKS: &[(&str, Work)] = &[
     ("code written behind a barrier is new to all", |member| rewritten(member, Told::ByBarrier)),
     ("code written before an interrupt is new to all", |member| rewritten(member, Told::ByInterrupt)),
     ("running code changes in time", running_code_changes_in_time),
+    ("new code is written all the time", new_code_all_the_time),
 ];
 
 const PAGE_WORDS: usize = 1024;
@@ -167,4 +169,38 @@ fn running_code_changes_in_time(member: Member) -> Result<u64, Wrong> {
         rounds += 1;
     }
     Ok(rounds)
+}
+
+/// Instructions of a function that is written once, called once, and never seen again.
+const LENGTH: usize = 31;
+const NEW_PAGES: usize = 8;
+static NEW_CODE: [[Page; NEW_PAGES]; MAX_HARTS] = [const { [const { Page::new() }; NEW_PAGES] }; MAX_HARTS];
+
+/// Each hart fills pages with functions that were never there before, and calls them.
+fn new_code_all_the_time(member: Member) -> Result<u64, Wrong> {
+    let (mut random, mut rounds) = (member.random(), 0);
+    while member.goes_on() {
+        for Page(code) in &NEW_CODE[member.hart] {
+            new_code(code, &mut random)?;
+        }
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+fn new_code(code: &[AtomicU32], random: &mut Random) -> Result<(), Wrong> {
+    let mut sums = [0; PAGE_WORDS / (LENGTH + 1)];
+    for (function, sum) in code.chunks_exact(LENGTH + 1).zip(&mut sums) {
+        for word in &function[..LENGTH] {
+            let number = random.next_u64() as u32 % NUMBERS as u32;
+            word.store(add(number), Relaxed);
+            *sum += u64::from(number);
+        }
+        function[LENGTH].store(RETURN, Relaxed);
+    }
+    fence_instructions();
+    for (function, sum) in code.chunks_exact(LENGTH + 1).zip(sums) {
+        expect("sum of new code", sum, call(&function[0]))?;
+    }
+    Ok(())
 }

@@ -30,6 +30,8 @@ pub struct Options {
     /// Directory that translations are taken from, and kept in for later runs; not used for a profile or
     /// where translations are written out.
     pub store: Option<PathBuf>,
+    /// Bytes of host code that are kept at a time, for all harts; at least [`LEAST_CODE_MEMORY`](crate::LEAST_CODE_MEMORY).
+    pub code_memory: Option<usize>,
 }
 
 /// When the second tier translates.
