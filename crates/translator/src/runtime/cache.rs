@@ -84,6 +84,10 @@ struct Link {
     was_linked: bool,
 }
 
+/// A state of a page's code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Epoch(u64, u64);
+
 /// Counts for the profile.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CacheCounts {
@@ -123,8 +127,9 @@ pub struct CodeCache {
     /// Blocks of instructions across page ends, by both pages.
     across: FxHashMap<(u64, u64), BlockId>,
     by_page: FxHashMap<u64, Vec<BlockId>>,
-    /// How often code was compared with what it was made from, or thrown away.
+    /// How often everything was thrown away, and the code of each page compared with what it was made from.
     epoch: u64,
+    compared: FxHashMap<u64, u64>,
     /// Counts since the start.
     pub counts: CacheCounts,
 }
@@ -158,6 +163,7 @@ impl CodeCache {
             across: FxHashMap::default(),
             by_page: FxHashMap::default(),
             epoch: 0,
+            compared: FxHashMap::default(),
             counts: CacheCounts::default(),
         })
     }
@@ -208,12 +214,12 @@ impl CodeCache {
         self.options.optimize == Optimize::Always
     }
 
-    /// A number that changes when code may have been found to be out of date.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
+    /// What changes when code of a page may have been found to be out of date.
+    pub fn epoch(&self, page: u64) -> Epoch {
+        Epoch(self.epoch, self.compared.get(&page).copied().unwrap_or(0))
     }
 
-    /// Adds the second tier's code of `trace`, which was read from `bytes` when the cache's epoch was `epoch`; from
+    /// Adds the second tier's code of `trace`, which was read from `bytes` when the page's epoch was `epoch`; from
     /// now on it runs instead of the first tier's block. False where it came too late, or there is no room.
     pub fn replace(
         &mut self,
@@ -221,11 +227,11 @@ impl CodeCache {
         trace: &Superblock,
         plan: &Plan,
         bytes: &PageBytes,
-        epoch: u64,
+        epoch: Epoch,
     ) -> bool {
         let physical = page + trace.entry as u64;
         let Some(old) = self.find(physical) else { return false };
-        if epoch != self.epoch || !self.has_room() || self.blocks[old as usize].partner.is_some() {
+        if epoch != self.epoch(page) || !self.has_room() || self.blocks[old as usize].partner.is_some() {
             return false;
         }
         let first_tier = self.blocks[old as usize].code + NOTHING;
@@ -468,7 +474,7 @@ impl CodeCache {
 
     /// Removes the blocks of a page that weren't made from `bytes`. Whether any is left.
     pub fn validate(&mut self, page: u64, bytes: &PageBytes) -> bool {
-        self.epoch += 1;
+        *self.compared.entry(page).or_default() += 1;
         let Some(ids) = self.by_page.get(&page) else { return false };
         let is_stale = |&id: &BlockId| {
             let pieces = &self.blocks[id as usize].pieces;
@@ -529,6 +535,7 @@ impl CodeCache {
     /// Throws everything away. No hart may be in translated code.
     pub fn clear(&mut self) {
         self.epoch += 1;
+        self.compared.clear();
         self.memory.truncate(self.fixed);
         self.blocks.clear();
         self.links.clear();

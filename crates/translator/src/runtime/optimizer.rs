@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use crate::frontend::{MOST_TRACED, superblock, trace};
 use crate::ir::{Offset, Superblock};
 use crate::passes::plan;
-use crate::runtime::cache::{CodeCache, PageBytes};
+use crate::runtime::cache::{CodeCache, Epoch, PageBytes};
 use crate::runtime::heat::PageHeat;
 use crate::runtime::shared::Shared;
 
@@ -19,9 +19,9 @@ pub struct Request {
     /// Guest physical page, and where the trace starts.
     pub page: u64,
     pub entry: Offset,
-    /// The page, read when the cache's epoch was this.
+    /// The page, read when its epoch was this.
     pub bytes: PageBytes,
-    pub epoch: u64,
+    pub epoch: Epoch,
     pub heat: PageHeat,
 }
 
@@ -58,7 +58,7 @@ fn work(shared: &Weak<Shared>, requests: &Receiver<Box<Request>>) {
 /// Translates what the first tier has just translated. Which way branches go is guessed from where they stand.
 pub fn at_once(cache: &mut CodeCache, page: u64, entry: Offset, bytes: &PageBytes) {
     let trace = trace(bytes, entry, |branch, target| (branch ^ target ^ entry) & 4 != 0);
-    let epoch = cache.epoch();
+    let epoch = cache.epoch(page);
     cache.replace(page, &trace, &plan(&trace), bytes, epoch);
 }
 

@@ -242,7 +242,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         let Some(heat) = self.state.heat.note(page + frame.ended, target) else { return };
         let cache = self.state.shared.cache();
         if cache.may_optimize(page + frame.ended) {
-            let (bytes, epoch, heat) = (read_page(self.vm.memory(), page), cache.epoch(), heat.clone());
+            let (bytes, epoch, heat) = (read_page(self.vm.memory(), page), cache.epoch(page), heat.clone());
             drop(cache);
             let entry = frame.ended as i32;
             self.state.shared.optimize(Box::new(Request { page, entry, bytes, epoch, heat }));
