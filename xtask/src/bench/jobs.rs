@@ -51,11 +51,22 @@ pub struct Job {
 /// The job that is measured by starting a machine.
 pub const BOOT: &str = "boot";
 
+/// The same, with the code that the machine before has translated.
+pub const WARM_BOOT: &str = "warm-boot";
+
 const JOBS: &[Job] = &[
     Job {
         name: BOOT,
         group: Group::Boot,
         title: "Debian with initrd and systemd, start to login prompt",
+        setup: "",
+        script: "",
+        sizes: [1, 1],
+    },
+    Job {
+        name: WARM_BOOT,
+        group: Group::Boot,
+        title: "the same, with the code that a run before has translated",
         setup: "",
         script: "",
         sizes: [1, 1],

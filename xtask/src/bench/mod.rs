@@ -20,10 +20,11 @@ use rvisor_images::{Image, Recipe, Store};
 
 use crate::machines::{self, Shape};
 use guest::Guest;
-use jobs::{BOOT, Group, Job};
+use jobs::{BOOT, Group, Job, WARM_BOOT};
 use native::Native;
 use report::Setting;
 use results::{Results, Who};
+use stopwatch::Sample;
 
 /// The image that is measured.
 const IMAGE: &str = "measuring";
@@ -152,11 +153,18 @@ impl<'a> Place<'a> {
         if round % 2 == 1 {
             order.reverse();
         }
+        if let Err(error) = std::fs::remove_dir_all(self.translations())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).context("the code of the round before can't be removed");
+        }
         let mut guests = Vec::new();
         for who in order {
             match Guest::start(self.command(who, cpus)?, self.transcript(who)?) {
                 Ok(guest) => {
-                    if let Some(job) = jobs.iter().find(|job| job.name == BOOT) {
+                    // QEMU keeps nothing: all its boots are alike.
+                    let is_boot = |name| name == BOOT || name == WARM_BOOT && who == Who::Qemu;
+                    for job in jobs.iter().filter(|job| is_boot(job.name)) {
                         results.add(job, who, 1, Ok(guest.boot.clone()));
                     }
                     guests.push((who, guest));
@@ -164,7 +172,7 @@ impl<'a> Place<'a> {
                 Err(error) => results.complain(who, BOOT, &format!("{error:#}")),
             }
         }
-        for job in jobs.iter().filter(|job| job.name != BOOT) {
+        for job in jobs.iter().filter(|job| ![BOOT, WARM_BOOT].contains(&job.name)) {
             guests.retain_mut(|(who, guest)| match guest.run(job) {
                 Ok(outcome) => {
                     results.add(job, *who, cpus, outcome);
@@ -185,7 +193,28 @@ impl<'a> Place<'a> {
                 results.complain(who, "end", &format!("{error:#}"));
             }
         }
+        if let Some(job) = jobs.iter().find(|job| job.name == WARM_BOOT)
+            && self.options.runs(Who::Rvisor)
+        {
+            match self.warm_boot(cpus) {
+                Ok(boot) => results.add(job, Who::Rvisor, 1, Ok(boot)),
+                Err(error) => results.complain(Who::Rvisor, WARM_BOOT, &format!("{error:#}")),
+            }
+        }
         Ok(())
+    }
+
+    /// Starts Rvisor once more, with what it kept of its translations.
+    fn warm_boot(&self, cpus: u32) -> anyhow::Result<Sample> {
+        let guest = Guest::start(self.command(Who::Rvisor, cpus)?, self.transcript(Who::Rvisor)?)?;
+        let boot = guest.boot.clone();
+        guest.end()?;
+        Ok(boot)
+    }
+
+    /// Where Rvisor keeps translated code during a round.
+    fn translations(&self) -> PathBuf {
+        self.directory.path().join("translations")
     }
 
     fn transcript(&self, who: Who) -> anyhow::Result<Option<File>> {
@@ -201,6 +230,7 @@ impl<'a> Place<'a> {
             return machines::qemu(&self.image, self.directory.path(), &shape, &self.options.qemu_cpu);
         }
         let mut command = machines::rvisor(&self.image, self.directory.path(), &shape)?;
+        command.arg("--code-cache").arg(self.translations());
         if let Some(engine) = &self.options.engine {
             command.args(["--engine", engine]);
         }

@@ -13,6 +13,7 @@ pub mod record;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use rvisor_waist::PAGE_SIZE;
 use twox_hash::XxHash3_64;
@@ -189,10 +190,13 @@ impl Store {
         if !self.is_wrong && self.fresh.bytes() < LEAST.max(kept / LEAST_PART) {
             return;
         }
-        let result = self.write();
-        if let Err(refusal) = result {
-            let path = self.directory.path().display();
-            log::warn!("translations aren't kept: the file {} in {path} {refusal}", self.name);
+        let (start, new) = (Instant::now(), self.fresh.bytes());
+        match self.write() {
+            Ok(()) => log::info!("{new} bytes of translations were kept in {:?}", start.elapsed()),
+            Err(refusal) => {
+                let path = self.directory.path().display();
+                log::warn!("translations aren't kept: the file {} in {path} {refusal}", self.name);
+            }
         }
     }
 
