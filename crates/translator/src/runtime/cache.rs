@@ -469,7 +469,20 @@ impl CodeCache {
                 }
             }
         }
-        self.blocks[target as usize].incoming.push(link);
+        self.note_incoming(target, link);
+    }
+
+    /// Remembers that a link leads to a block. Links that lead elsewhere by now are forgotten before their list
+    /// grows.
+    fn note_incoming(&mut self, target: BlockId, link: u32) {
+        let incoming = &mut self.blocks[target as usize].incoming;
+        if incoming.len() == incoming.capacity() {
+            let links = &self.links;
+            incoming.retain(|&link| links[link as usize].target == Some(target));
+            incoming.sort_unstable();
+            incoming.dedup();
+        }
+        incoming.push(link);
     }
 
     /// Removes the blocks of a page that weren't made from `bytes`. Whether any is left.
@@ -492,6 +505,7 @@ impl CodeCache {
         }
         self.counts.removed += 1;
         if let Some(partner) = block.partner.take() {
+            self.blocks[partner as usize].partner = None;
             self.remove(partner);
         }
         let block = &mut self.blocks[id as usize];
@@ -620,3 +634,6 @@ fn ranges(block: &Superblock) -> Vec<Range<u16>> {
     }
     ranges
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,3 +106,6 @@ impl Drop for CodeMemory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,3 +202,6 @@ impl Shared {
         self.stop.store(false, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests;
