@@ -175,9 +175,9 @@ impl Store {
         if is_kept { self.kept.as_mut()?.take(entry).ok() } else { self.fresh.record(entry) }
     }
 
-    /// Keeps a block that wasn't found.
+    /// Keeps a block that wasn't found, as long as the new ones leave some room for those of earlier runs.
     pub fn keep(&mut self, parts: &Parts<'_>) {
-        if self.fresh.bytes() < self.limit
+        if self.fresh.bytes() < self.limit / 4 * 3
             && let Some(key) = key_of(parts)
         {
             self.fresh.add(key, parts);
