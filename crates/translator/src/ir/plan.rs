@@ -35,9 +35,10 @@ pub enum Step {
     Deferred(usize),
     /// Another computation.
     Instead(Instruction),
-    /// An access that looks up for others too. Where the TLB doesn't answer, the first tier goes on.
-    Check(Check),
-    /// An access to what was looked up: the place of its address, and the displacement that it stands for.
+    /// An access that looks up for others too: see [`Checked`](Self::Checked). Where the TLB doesn't answer, the first
+    /// tier goes on.
+    Check(Check, i32),
+    /// An access to what was looked up: the place of the address, and the displacement from there.
     Checked(Slot, i32),
 }
 
@@ -48,7 +49,7 @@ impl fmt::Display for Step {
             Self::Nothing => write!(f, "left out"),
             Self::Deferred(until) => write!(f, "put off until node {until}"),
             Self::Instead(instruction) => write!(f, "{}", disassemble(instruction, 0)),
-            Self::Check(check) => {
+            Self::Check(check, _) => {
                 let Check { slot, first, last, .. } = check;
                 write!(f, "look-up {slot}, displacements {first} to {last}")
             }

@@ -196,6 +196,8 @@ pub struct Assembler {
     /// Where 32-bit displacements to labels stand.
     fixups: Vec<(u32, Label)>,
     externals: Vec<External>,
+    /// The register that was stored to the frame by what ends at a position, if that is the end of the code.
+    stored: Option<(usize, Mem, Reg)>,
 }
 
 /// A 32-bit displacement to a place outside the code.
@@ -215,6 +217,7 @@ impl Assembler {
             labels: Vec::new(),
             fixups: Vec::new(),
             externals: Vec::new(),
+            stored: None,
         }
     }
 
@@ -224,6 +227,7 @@ impl Assembler {
         self.labels.clear();
         self.fixups.clear();
         self.externals.clear();
+        self.stored = None;
         self.base = base;
     }
 
@@ -240,6 +244,18 @@ impl Assembler {
     /// Makes `label` stand for the place here.
     pub fn bind(&mut self, label: Label) {
         self.labels[label.0 as usize] = self.code.len() as u32;
+        // Who jumps here hasn't stored it.
+        self.stored = None;
+    }
+
+    /// An operand that is read; the register that it was stored from by the instruction before, if it was.
+    fn read(&self, rm: impl Into<Rm>) -> Rm {
+        match (rm.into(), self.stored) {
+            (Rm::Mem(from), Some((end, to, register))) if from == to && end == self.code.len() => {
+                Rm::Reg(register)
+            }
+            (rm, _) => rm,
+        }
     }
 
     /// Here.
@@ -345,6 +361,7 @@ impl Assembler {
 
     /// `dst op= src`
     pub fn alu(&mut self, op: Alu, size: Size, dst: Reg, src: impl Into<Rm>) {
+        let src = self.read(src);
         self.int(size, &[(op as u8) << 3 | 3], dst.0, src);
     }
 
@@ -386,11 +403,18 @@ impl Assembler {
     }
 
     pub fn mov(&mut self, size: Size, dst: Reg, src: impl Into<Rm>) {
-        self.int(size, &[0x8b], dst.0, src);
+        let src = src.into();
+        let read = self.read(src);
+        if size == Double || read == src || read != dst.into() {
+            self.int(size, &[0x8b], dst.0, read);
+        }
     }
 
     pub fn mov_to_memory(&mut self, size: Size, dst: Mem, src: Reg) {
         self.int(size, &[0x89], src.0, dst);
+        if size == Quad && dst.base == RSP && dst.index.is_none() {
+            self.stored = Some((self.code.len(), dst, src));
+        }
     }
 
     /// Stores the low `bytes` (1, 2, 4 or 8) of a register.
@@ -421,7 +445,7 @@ impl Assembler {
 
     /// Loads `bytes` (1, 2, 4 or 8), extended to 64 bits.
     pub fn load(&mut self, bytes: u8, signed: bool, dst: Reg, src: impl Into<Rm>) {
-        let src = src.into();
+        let src = self.read(src);
         let byte_register = matches!(src, Rm::Reg(r) if r.0 >= 4);
         match (bytes, signed) {
             (1, false) => self.instruction(Prefix::None, 0, &[0x0f, 0xb6], dst.0, src, byte_register),
@@ -436,6 +460,7 @@ impl Assembler {
 
     /// Sign-extends 32 bits.
     pub fn movsxd(&mut self, dst: Reg, src: impl Into<Rm>) {
+        let src = self.read(src);
         self.int(Quad, &[0x63], dst.0, src);
     }
 
@@ -504,6 +529,7 @@ impl Assembler {
     }
 
     pub fn imul(&mut self, size: Size, dst: Reg, src: impl Into<Rm>) {
+        let src = self.read(src);
         self.int(size, &[0x0f, 0xaf], dst.0, src);
     }
 

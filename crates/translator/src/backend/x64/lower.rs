@@ -281,13 +281,13 @@ impl Lowering<'_> {
                     let is_done = self.integer(instruction);
                     debug_assert!(is_done, "{instruction:?}");
                 }
-                Step::Check(check) => {
+                Step::Check(check, displacement) => {
                     self.check(check);
-                    self.checked(&node.instruction, check.slot, check.first);
+                    self.checked(&node.instruction, check.slot, *displacement);
                 }
-                Step::Checked(slot, first) => {
+                Step::Checked(slot, displacement) => {
                     self.in_rcx = in_rcx;
-                    self.checked(&node.instruction, *slot, *first);
+                    self.checked(&node.instruction, *slot, *displacement);
                 }
             }
             self.deferred.retain(|(until, _)| *until != number);

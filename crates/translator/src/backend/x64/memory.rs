@@ -178,8 +178,8 @@ impl Lowering<'_> {
         self.in_rcx = Some(slot);
     }
 
-    /// An access to what was looked up; the kept address is that of the displacement `first`.
-    pub(super) fn checked(&mut self, i: &Instruction, slot: Slot, first: i32) {
+    /// An access at a displacement from the address that was looked up.
+    pub(super) fn checked(&mut self, i: &Instruction, slot: Slot, displacement: i32) {
         let Some(access) = access(i) else { return };
         if access.is_float {
             self.check_float();
@@ -188,7 +188,7 @@ impl Lowering<'_> {
             self.asm.mov(Quad, RCX, Mem::new(RSP, Frame::checked_offset(slot)));
             self.in_rcx = Some(slot);
         }
-        self.transfer(i, &access, Mem::new(RCX, i.imm - first));
+        self.transfer(i, &access, Mem::new(RCX, displacement));
     }
 
     /// The register that holds an effective address: the base's own where nothing is added, else `rax`.

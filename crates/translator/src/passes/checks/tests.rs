@@ -40,14 +40,29 @@ const AWAY: End = End::Fall(0x800);
 fn accesses_apart_share_a_look_up() {
     let plan = planned(&trace(&[load(10, 2, 16), add(10, 10, 11), store(10, 2, 8)], AWAY));
     let check = Check { slot: 0, base: 2, first: 8, last: 24, stores: true };
-    assert_eq!(plan.steps, [Step::Check(check), Step::Plain, Step::Checked(0, 8)]);
+    assert_eq!(plan.steps, [Step::Check(check, 8), Step::Plain, Step::Checked(0, 0)]);
+}
+
+#[test]
+fn base_that_is_advanced_or_moved_stays_the_same() {
+    let advance = Instruction { rd: 11, rs1: 11, imm: 16, ..Instruction::new(Op::Addi, 4) };
+    let plan = planned(&trace(
+        &[load(10, 11, 8), advance, load(12, 11, 0), add(13, 0, 11), store(10, 13, -16)],
+        AWAY,
+    ));
+    let check = Check { slot: 0, base: 11, first: 0, last: 24, stores: true };
+    assert_eq!(plan.steps[0], Step::Check(check, 8));
+    assert_eq!((plan.steps[2], plan.steps[4]), (Step::Checked(0, 16), Step::Checked(0, 0)));
+    // Looked up where the register is ahead of the value already.
+    let plan = planned(&trace(&[advance, load(12, 11, 0), add(13, 0, 11), load(10, 13, 8)], AWAY));
+    assert_eq!(plan.steps[1], Step::Check(Check { slot: 0, base: 11, first: 0, last: 16, stores: false }, 0));
 }
 
 #[test]
 fn written_base_begins_another() {
     let plan = planned(&trace(&[load(2, 2, 0), load(10, 2, 0), load(11, 2, 8)], AWAY));
     assert_eq!(plan.steps[0], Step::Plain);
-    assert!(matches!(plan.steps[1], Step::Check(_)) && plan.steps[2] == Step::Checked(0, 0));
+    assert!(matches!(plan.steps[1], Step::Check(_, 0)) && plan.steps[2] == Step::Checked(0, 8));
 }
 
 #[test]

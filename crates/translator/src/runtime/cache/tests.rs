@@ -83,11 +83,11 @@ fn full_cache_has_room_again_once_it_is_cleared() {
         pages += 1;
     }
     assert!(pages > 10);
-    let epoch = cache.epoch();
+    let epoch = cache.epoch(PAGE);
     cache.clear();
     assert!(cache.has_room() && cache.is_empty(PAGE));
     assert_eq!((cache.find(PAGE), cache.counts.flushes), (None, 1));
-    assert_ne!(cache.epoch(), epoch);
+    assert_ne!(cache.epoch(PAGE), epoch);
 }
 
 /// A cache with a block that jumps to another page, its link, and two blocks that may be there.

@@ -236,3 +236,42 @@ fn jumps_lead_where_they_should_and_alignment_counts_the_address() {
         assert!((base as usize + asm.position() + ahead).is_multiple_of(alignment));
     }
 }
+
+#[test]
+fn what_was_just_stored_is_read_from_its_register() {
+    let slot = Mem::new(RSP, 0x40);
+    let behind = |write: &dyn Fn(&mut Assembler)| {
+        let mut asm = Assembler::new();
+        asm.start(0);
+        asm.mov_to_memory(Quad, slot, RAX);
+        let before = asm.position();
+        write(&mut asm);
+        asm.code()[before..].to_vec()
+    };
+    let alone = |write: &dyn Fn(&mut Assembler)| {
+        let mut asm = Assembler::new();
+        asm.start(0);
+        write(&mut asm);
+        asm.code().to_vec()
+    };
+    assert!(behind(&|asm| asm.mov(Quad, RAX, slot)).is_empty());
+    assert_eq!(behind(&|asm| asm.mov(Quad, RCX, slot)), alone(&|asm| asm.mov(Quad, RCX, RAX)));
+    assert_eq!(behind(&|asm| asm.mov(Double, RAX, slot)), alone(&|asm| asm.mov(Double, RAX, RAX)));
+    assert_eq!(
+        behind(&|asm| asm.alu(Alu::Add, Quad, RCX, slot)),
+        alone(&|asm| asm.alu(Alu::Add, Quad, RCX, RAX))
+    );
+    // Another place, another instruction in between, or somebody who jumps here.
+    let other = Mem::new(RSP, 0x48);
+    assert_eq!(behind(&|asm| asm.mov(Quad, RAX, other)), alone(&|asm| asm.mov(Quad, RAX, other)));
+    let between = |asm: &mut Assembler| {
+        asm.zero(RAX);
+        asm.mov(Quad, RCX, slot);
+    };
+    assert_eq!(behind(&between), alone(&between));
+    let bound = |asm: &mut Assembler| {
+        asm.here();
+        asm.mov(Quad, RAX, slot);
+    };
+    assert_eq!(behind(&bound), alone(&bound));
+}
