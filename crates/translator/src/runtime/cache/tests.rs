@@ -150,3 +150,22 @@ fn second_tier_s_code_goes_with_the_first_tier_s() {
     assert!(!cache.validate(PAGE, &PageBytes([0; PAGE_SIZE as usize])));
     assert_eq!((cache.find(PAGE), cache.counts.removed), (None, 2));
 }
+
+#[test]
+fn kept_code_is_taken_for_the_same_bytes_elsewhere_and_links_as_translated_code_does() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = Options { store: Some(directory.path().to_owned()), ..Options::default() };
+    let helpers =
+        Helpers { lookup: 0, link: 0, system: 0, step: 0, load: 0, store: 0, atomic: 0, interpret: 0 };
+    let mut cache = CodeCache::new(1 << 20, &helpers, false, options).expect("the host has a mebibyte");
+    let code = page(&[ADD, JUMP_FAR]);
+    let first = cache.translate(PAGE, 0, &code);
+    let other = cache.translate(PAGE + 0x5000, 0, &code);
+    assert_eq!((cache.counts.blocks, cache.store.as_ref().map(|store| store.taken)), (1, Some(1)));
+    assert!(first != other && cache.find(PAGE + 0x5000) == Some(other));
+    assert!(cache.is_far(0) && cache.is_far(1));
+    cache.link(1, first, 7);
+    assert_eq!((cache.links[1].target, cache.links[0].target), (Some(first), None));
+    assert!(!cache.validate(PAGE + 0x5000, &PageBytes([0; PAGE_SIZE as usize])));
+    assert!(!cache.is_empty(PAGE));
+}
