@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use rvisor_hart::{Hart, TranslationMode};
+use rvisor_hosted::HostMemory;
 use rvisor_machine::{Backends, VirtualHart, Vm, VmConfig};
 use rvisor_waist::{Clock, ConsoleBackend, GuestMemory, GuestPhysical};
 
-use crate::memory::{RAM, Ram};
+use crate::memory::{RAM, view};
 
 /// Time stands still.
 struct Still;
@@ -36,7 +37,7 @@ impl ConsoleBackend for Nobody {
 
 /// A VM with one hart.
 pub struct Machine {
-    pub vm: Vm<Ram>,
+    pub vm: Vm<HostMemory>,
     pub hart: VirtualHart,
 }
 
@@ -45,7 +46,8 @@ impl Machine {
         let config = VmConfig { harts: 1, machine_mode, translation: TranslationMode::Sv57 };
         let backends =
             Backends { serial: Box::new(Nobody), sbi_console: Box::new(Nobody), virtio: Vec::new() };
-        let vm = Vm::new(config, Arc::new(Ram::new(ram)), Arc::new(Still), backends);
+        let memory = HostMemory::new(GuestPhysical(RAM), ram).expect("the host has memory");
+        let vm = Vm::new(config, Arc::new(memory), Arc::new(Still), backends);
         vm.harts()[0].clear_attention();
         let hart = VirtualHart::new(0, &vm);
         Self { vm, hart }
@@ -62,7 +64,7 @@ impl Machine {
     /// All of RAM.
     pub fn ram(&self) -> &[u8] {
         let memory = self.vm.memory();
-        memory.bytes(RAM..memory.range().end.0)
+        view(memory, RAM..memory.range().end.0)
     }
 }
 
