@@ -120,6 +120,12 @@ impl Frame {
         (offset_of!(Self, f) + 8 * register as usize) as i32
     }
 
+    /// Whether no instructions are left. A jump's target must not be looked up then: that sets A in its page's PTE,
+    /// though the instruction there may never be executed.
+    pub fn is_over(&self) -> bool {
+        self.budget == 0
+    }
+
     /// Value of an integer register.
     #[inline]
     pub fn x(&self, register: u8) -> u64 {

@@ -59,6 +59,9 @@ extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) 
     let (frame, run) = unsafe { context::<M>(frame) };
     run.timed(Part::Linking, |run| {
         run.hart.pc = target;
+        if frame.is_over() {
+            return 0;
+        }
         // Not from the jump cache: that misses, or has code that was removed.
         run.state.spaces.code().forget(target);
         run.state.profile.lookups += 1;
@@ -73,6 +76,9 @@ extern "C" fn link<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, li
         frame.relink = RELINK;
         run.state.profile.links += 1;
         run.hart.pc = target;
+        if frame.is_over() {
+            return 0;
+        }
         match run.find_block(target) {
             Ok(Some((block, code))) => {
                 let space = run.state.spaces.code();
