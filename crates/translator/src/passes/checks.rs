@@ -1,9 +1,9 @@
 //! One look-up for all accesses off a base register, which may be moved or advanced by constants in between; before
 //! the loop, where it isn't written in the loop at all.
 
-use crate::frontend::is_branch;
 use rvisor_isa::{Instruction, Op};
 
+use crate::frontend::is_branch;
 use crate::ir::{Access, Check, End, Plan, SLOTS, Slot, Step, Superblock, access, effect};
 
 /// More bytes than this too often span two pages.

@@ -112,18 +112,17 @@ fn leave_out(nodes: &[Node], plan: &Plan, number: usize, parts: &[usize]) -> Opt
             if !is_whole || reads_other {
                 return None;
             }
-            leave_out_one(nodes, number, part, parts).map(|step| (part, step))
+            leave_out_one(nodes, number, part).map(|step| (part, step))
         })
         .collect()
 }
 
-fn leave_out_one(nodes: &[Node], number: usize, part: usize, parts: &[usize]) -> Option<Step> {
+fn leave_out_one(nodes: &[Node], number: usize, part: usize) -> Option<Step> {
     let own = effect(&nodes[part].instruction);
     let mut leaves = false;
     let mut sources_change = false;
     for (at, node) in nodes.iter().enumerate().skip(part + 1).take(AHEAD) {
         let effect = effect(&node.instruction);
-        let is_other_part = parts.contains(&at);
         if effect.is_barrier {
             return None;
         }
@@ -132,26 +131,21 @@ fn leave_out_one(nodes: &[Node], number: usize, part: usize, parts: &[usize]) ->
             return None;
         }
         leaves |= effect.leaves;
-        if effect.writes & own.writes != 0 && at >= number {
-            // Here the result would be lost.
+        if effect.writes & own.writes != 0 {
             let is_own_source = own.reads & own.writes != 0;
             return match leaves {
+                // The result would be lost before it is what the node gets.
+                _ if at < number => None,
                 false => Some(Step::Nothing),
                 true if is_own_source || sources_change => None,
                 true => Some(Step::Deferred(at)),
             };
         }
-        if effect.writes & own.writes != 0 {
-            return None;
-        }
-        if effect.writes & own.reads != 0 && !is_other_part {
+        if effect.writes & own.reads != 0 {
             if at < number {
                 return None;
             }
             sources_change = true;
-        }
-        if is_other_part && effect.writes & own.reads != 0 {
-            return None;
         }
     }
     None
