@@ -280,6 +280,34 @@ impl Hart {
             .map_err(|fault| Trap::exception(fault.exception(access), address.0))
     }
 
+    /// What [`translate`](Self::translate) answers for the first byte of the page that fetches from an address go
+    /// to, but changes nothing. `None` where a fetch would fault or set A, or where PMP tells parts of the page
+    /// apart.
+    pub fn peek_code_page<E: Environment>(&mut self, env: &E, address: GuestVirtual) -> Option<Translation> {
+        let (access, privilege) = (Access::Execute, self.privilege);
+        let mode = TranslationMode::of_satp(self.csr.satp).unwrap_or(TranslationMode::Bare);
+        let (base, page_size, global) = if privilege == Privilege::Machine || mode == TranslationMode::Bare {
+            (address.page().0, PAGE_SIZE, true)
+        } else {
+            let leaf = self.walk(env.memory(), address, mode).ok()?;
+            self.check_permissions(leaf.pte, access, privilege).ok()?;
+            let (base, size) = leaf.page().ok().filter(|_| leaf.pte.has(Pte::A))?;
+            (base, size, leaf.global)
+        };
+        let physical = GuestPhysical(base);
+        let is_allowed = self.csr.pmp.permissions(physical, page_size, privilege).allow(access);
+        let (whole_page, writable, user, readable) = (true, false, false, false);
+        is_allowed.then_some(Translation {
+            physical,
+            page_size,
+            global,
+            whole_page,
+            writable,
+            user,
+            readable,
+        })
+    }
+
     /// Where the page tables map an address.
     fn map<M: GuestMemory>(
         &mut self,

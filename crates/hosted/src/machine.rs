@@ -223,7 +223,10 @@ impl Machine {
 /// Lets the device at `base` look at its back end, once the engine gives others a turn.
 pub(crate) fn poll(vm: &HostedVm, base: GuestPhysical) {
     let _turn = vm.memory().journal().map(Journal::turn);
-    vm.poll(base);
+    // A hart that is using the device may have lost its processor to this thread.
+    while vm.poll(base).is_err() {
+        std::thread::yield_now();
+    }
 }
 
 fn connect(wake: &Wake, vm: &Arc<HostedVm>, window: memory_map::Window) {

@@ -80,11 +80,12 @@ impl Board {
         Ok(device.write(offset, width, width.truncate(value)))
     }
 
-    /// Tells the device at `base` that its back end has something for it. Waits for the device.
-    pub fn poll(&self, base: GuestPhysical) {
+    /// Tells the device at `base` that its back end has something for it.
+    pub fn poll(&self, base: GuestPhysical) -> Result<(), Busy> {
         if let Ok((slot, 0)) = self.find(base, Width::Byte) {
-            slot.device.lock().poll();
+            slot.device.try_lock().ok_or(Busy)?.poll();
         }
+        Ok(())
     }
 
     /// Resets every device.

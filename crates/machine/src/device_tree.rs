@@ -27,7 +27,7 @@ pub const CACHE_BLOCK_SIZE: u32 = 64;
 const SINGLE_LETTERS: &str = "imafdc";
 
 /// The other extensions, in the canonical order of ISA strings.
-const EXTENSIONS: [&str; 30] = [
+const EXTENSIONS: [&str; 31] = [
     "zicbom",
     "zicbop",
     "zicboz",
@@ -58,6 +58,7 @@ const EXTENSIONS: [&str; 30] = [
     "svinval",
     "svnapot",
     "svpbmt",
+    "svvptc",
 ];
 
 /// `phandle`s; those of harts are computed.

@@ -14,7 +14,7 @@ use rvisor_virtio::EmptySlot;
 use rvisor_waist::{Clock, ConsoleBackend, Device, GuestMemory, GuestPhysical, InterruptLine};
 use spin::{Mutex, MutexGuard};
 
-use crate::board::Board;
+use crate::board::{Board, Busy};
 use crate::memory_map as map;
 use crate::power::Power;
 use crate::signals::{HartLine, HartSignals, HartState, SoftwareInterruptPulse, TimerChanged};
@@ -213,8 +213,11 @@ impl<M: GuestMemory> Vm<M> {
     }
 
     /// Tells the device at `base` that its back end has something for it.
-    pub fn poll(&self, base: GuestPhysical) {
-        self.board.poll(base);
+    ///
+    /// # Errors
+    /// [`Busy`] where another thread is using the device: try again.
+    pub fn poll(&self, base: GuestPhysical) -> Result<(), Busy> {
+        self.board.poll(base)
     }
 
     /// The world around the hart with these signals.

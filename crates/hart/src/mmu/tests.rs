@@ -1,6 +1,7 @@
 use rvisor_isa::csr::pmpcfg;
 
 use super::*;
+use crate::pmp::Pmp;
 use crate::testing::{RAM, World, supervisor_hart};
 use crate::trap::Cause;
 
@@ -361,4 +362,44 @@ fn garbage_in_page_tables_gives_a_translation_or_a_fault() {
         }
     }
     assert!(found > 100, "{found}");
+}
+
+#[test]
+fn peeked_code_page_is_what_a_fetch_goes_to_and_sets_nothing() {
+    for mode in [TranslationMode::Sv39, TranslationMode::Sv48, TranslationMode::Sv57] {
+        for (level, bits, expected) in [
+            (0, RWX | AD | Pte::V, Some((PAGE, 0x1000))),
+            (1, Pte::X | Pte::A | Pte::V | Pte::G, Some((PAGE & !0x1f_ffff, 0x20_0000))),
+            (0, RWX | Pte::V, None),
+            (0, Pte::R | AD | Pte::V, None),
+            (0, RWX | AD | Pte::V | Pte::U, None),
+            (0, RWX | AD, None),
+        ] {
+            let size = 0x1000u64 << (9 * level);
+            let leaf = pte(PAGE & !(size - 1), bits);
+            let (mut hart, world) = mapped(mode, level, leaf);
+            hart.csr.menvcfg |= envcfg::ADUE;
+            let found = hart.peek_code_page(&world, GuestVirtual(ADDRESS));
+            assert_eq!(found.map(|found| (found.physical.0, found.page_size)), expected, "{bits:x}");
+            assert_eq!(world.ram.load::<u64>(GuestPhysical(entry(mode, level))), Ok(leaf));
+            if let Some(found) = found {
+                let fetched = translate(&mut hart, &world, Access::Execute).unwrap();
+                assert_eq!(fetched.physical.0 & !(size - 1), found.physical.0);
+                assert_eq!((fetched.page_size, fetched.global), (found.page_size, found.global));
+            }
+        }
+    }
+}
+
+#[test]
+fn peeked_large_code_page_is_not_one_where_pmp_tells_parts_of_it_apart() {
+    let leaf = pte(PAGE & !0x1f_ffff, RWX | AD | Pte::V);
+    let (mut hart, world) = mapped(TranslationMode::Sv39, 1, leaf);
+    assert!(hart.peek_code_page(&world, GuestVirtual(ADDRESS)).is_some());
+    hart.csr.pmp = Pmp::new(16);
+    hart.csr.pmp.set_address(0, (PAGE + 0x1000) >> 2);
+    hart.csr.pmp.set_address(1, (1 << 54) - 1);
+    let (tor, rwx) = (pmpcfg::TOR << pmpcfg::A_SHIFT, pmpcfg::R | pmpcfg::W | pmpcfg::X);
+    hart.csr.pmp.set_config(0, u64::from(tor | pmpcfg::R) | u64::from(tor | rwx) << 8);
+    assert!(hart.peek_code_page(&world, GuestVirtual(ADDRESS)).is_none());
 }

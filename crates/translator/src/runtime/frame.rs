@@ -82,6 +82,8 @@ pub struct Frame {
     pub csr: *mut Csrs,
     /// The jump cache of the current address space.
     pub jumps: *mut JumpEntry,
+    /// Selects the bits of an entry's index, times two, in a folded jump target.
+    pub jump_mask: u32,
     /// The translation cache of the current address space.
     pub tlb: *mut Tlb,
     /// The home's stack pointer.

@@ -17,7 +17,7 @@ use crate::runtime::heat::Heat;
 use crate::runtime::optimizer::{self, Request};
 use crate::runtime::profile::{Part, Profile};
 use crate::runtime::shared::Shared;
-use crate::runtime::space::Spaces;
+use crate::runtime::space::{Mapping, Spaces};
 
 /// Instructions between two looks at the environment: some microseconds.
 const SLICE: u64 = 8192;
@@ -272,14 +272,20 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
             self.fence_instructions();
         }
         self.state.spaces.enter(self.hart.translation_context());
+        let env = self.environment();
         let spaces = &mut self.state.spaces;
+        if spaces.is_doubtful() {
+            spaces.settle(|address| {
+                self.hart.peek_code_page(&env, GuestVirtual(address)).as_ref().map(Mapping::of)
+            });
+        }
         frame.supervisor_tlbs = spaces.supervisor_tlbs();
         frame.tlb = spaces.data().tlb();
-        frame.jumps = spaces.code().entries();
+        frame.jumps = spaces.code().jumps();
+        frame.jump_mask = spaces.code().jump_mask();
         frame.mappings = spaces.code().mappings;
         frame.zero_ready = u8::from(self.hart.check_cache_block(CacheBlock::Zero).is_ok());
         frame.is_supervisor = u8::from(self.hart.privilege == Privilege::Supervisor);
-        let env = self.environment();
         frame.is_held_back = u8::from(self.hart.is_interrupt_held_back(&env));
         frame.csr = std::ptr::from_mut(&mut self.hart.csr);
         self.refresh_float(frame);
@@ -408,8 +414,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         if !translation.whole_page || !is_ram(self.vm.memory(), page) {
             return Ok(None);
         }
-        let large = (translation.page_size > PAGE_SIZE).then_some(translation.page_size);
-        self.state.spaces.reach(pc & !(PAGE_SIZE - 1), page.0, large, translation.global);
+        self.state.spaces.reach(pc & !(PAGE_SIZE - 1), Mapping::of(&translation));
         Ok(Some(page.0))
     }
 

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
-use rvisor_hart::{Span, TranslationContext};
+use rvisor_hart::{Span, Translation, TranslationContext};
 use rvisor_isa::Privilege;
 use rvisor_waist::PAGE_SIZE;
 
 /// Entries of a space's TLB.
 pub const TLB_ENTRIES: usize = 2048;
-/// Entries of a space's jump cache.
-pub const JUMP_ENTRIES: usize = 4096;
+/// Entries of the kernel's jump cache, and of every other space's: a kernel has far more code that is jumped to,
+/// by returns above all, than most programs.
+const KERNEL_JUMPS: usize = 1 << 16;
+const JUMPS: usize = 1 << 14;
 /// Bits by which the jump cache's index is folded: code of other pages shall not meet at the same offset.
 pub const JUMP_FOLD: u8 = 11;
 /// Spaces of each kind that a hart keeps.
@@ -97,13 +99,19 @@ impl Tlb {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct JumpEntry {
-    /// Guest virtual address; an odd one matches nothing.
+    /// Guest virtual address; one of another index, or an odd one, matches nothing.
     pub target: u64,
     /// Code of it.
     pub code: u64,
 }
 
-const NOWHERE: JumpEntry = JumpEntry { target: 1, code: 0 };
+impl JumpEntry {
+    /// What matches nothing at an index. It is all zero nearly everywhere, so that a jump cache takes host memory
+    /// only where it is used.
+    const fn empty(index: usize) -> Self {
+        Self { target: if index == 0 { 1 } else { 0 }, code: 0 }
+    }
+}
 
 /// The TLB entry of an address.
 #[inline]
@@ -111,10 +119,58 @@ pub const fn tlb_index(address: u64) -> usize {
     (address / PAGE_SIZE) as usize % TLB_ENTRIES
 }
 
-/// The jump cache's entry of an address.
-#[inline]
-pub const fn jump_index(target: u64) -> usize {
-    ((target ^ (target as u32 >> JUMP_FOLD) as u64) / 2) as usize % JUMP_ENTRIES
+/// Jump targets, directly mapped by their addresses.
+struct JumpCache {
+    /// A power of two of them.
+    entries: Box<[JumpEntry]>,
+    /// Entries in use, as long as they are few enough to be worth listing.
+    used: Vec<u16>,
+}
+
+impl JumpCache {
+    fn new(entries: usize) -> Self {
+        // SAFETY: all zero is a value of an entry.
+        let mut entries = unsafe { Box::<[JumpEntry]>::new_zeroed_slice(entries).assume_init() };
+        entries[0] = JumpEntry::empty(0);
+        Self { entries, used: Vec::new() }
+    }
+
+    /// Selects the bits of an entry's index in a target that is folded; the lowest doesn't count.
+    const fn mask(&self) -> u32 {
+        (self.entries.len() as u32 - 1) << 1
+    }
+
+    fn index(&self, target: u64) -> usize {
+        ((target as u32 ^ target as u32 >> JUMP_FOLD) & self.mask()) as usize / 2
+    }
+
+    /// Most entries that are listed.
+    const fn listed(&self) -> usize {
+        self.entries.len() / 8
+    }
+
+    fn set(&mut self, target: u64, code: u64) {
+        let index = self.index(target);
+        if self.used.len() <= self.listed() {
+            self.used.push(index as u16);
+        }
+        self.entries[index] = JumpEntry { target, code };
+    }
+
+    fn forget(&mut self, target: u64) {
+        let index = self.index(target);
+        self.entries[index] = JumpEntry::empty(index);
+    }
+
+    fn clear(&mut self) {
+        if self.used.len() <= self.listed() {
+            self.used.iter().for_each(|&index| self.entries[usize::from(index)] = JumpEntry::empty(1));
+        } else {
+            self.entries.fill(JumpEntry::empty(1));
+        }
+        self.entries[0] = JumpEntry::empty(0);
+        self.used.clear();
+    }
 }
 
 impl TlbEntry {
@@ -241,7 +297,7 @@ impl DataSpace {
 /// Jump targets in one space.
 pub struct CodeSpace {
     key: CodeKey,
-    entries: Box<[JumpEntry; JUMP_ENTRIES]>,
+    jumps: JumpCache,
     /// See [`Frame::mappings`](super::frame::Frame::mappings).
     pub mappings: u32,
     /// Pages of code that was reached in this space: virtual and physical.
@@ -250,10 +306,12 @@ pub struct CodeSpace {
     /// pages unsafe, since they are kept by physical page.
     places: FxHashMap<u64, u64>,
     aliased: bool,
+    /// The mappings that all this relies on, by the virtual address of their first byte.
+    mapped: FxHashMap<u64, Mapping>,
+    /// A fence was of them: they have to be looked up again before anything here is used.
+    is_doubtful: bool,
     /// Around all pages.
     bounds: Span,
-    /// Entries in use, as long as they are few enough to be worth listing.
-    used: Vec<u16>,
     large: Span,
     private: Option<u16>,
     last_use: u64,
@@ -263,32 +321,38 @@ impl CodeSpace {
     fn new(key: CodeKey) -> Self {
         Self {
             key,
-            entries: Box::new([NOWHERE; JUMP_ENTRIES]),
+            jumps: JumpCache::new(if key == CodeKey::Supervisor { KERNEL_JUMPS } else { JUMPS }),
             mappings: 0,
             pages: FxHashMap::default(),
             places: FxHashMap::default(),
             aliased: false,
+            mapped: FxHashMap::default(),
+            is_doubtful: false,
             bounds: Span::EMPTY,
-            used: Vec::new(),
             large: Span::EMPTY,
             private: None,
             last_use: 0,
         }
     }
 
-    pub fn entries(&mut self) -> *mut JumpEntry {
-        self.entries.as_mut_ptr()
+    pub fn jumps(&mut self) -> *mut JumpEntry {
+        self.jumps.entries.as_mut_ptr()
+    }
+
+    /// See [`Frame::jump_mask`](super::frame::Frame::jump_mask).
+    pub fn jump_mask(&self) -> u32 {
+        self.jumps.mask()
     }
 
     /// Code that is known for a target.
     pub fn find(&self, target: u64) -> Option<u64> {
-        let entry = &self.entries[jump_index(target)];
+        let entry = &self.jumps.entries[self.jumps.index(target)];
         (entry.target == target).then_some(entry.code)
     }
 
     /// Forgets the code of a target.
     pub fn forget(&mut self, target: u64) {
-        self.entries[jump_index(target)] = NOWHERE;
+        self.jumps.forget(target);
     }
 
     /// The physical page that a virtual page of code is known to map to.
@@ -297,11 +361,7 @@ impl CodeSpace {
     }
 
     pub fn insert(&mut self, target: u64, code: u64) {
-        let index = jump_index(target);
-        if self.used.len() <= LISTED {
-            self.used.push(index as u16);
-        }
-        self.entries[index] = JumpEntry { target, code };
+        self.jumps.set(target, code);
     }
 
     /// Whether jumps across pages may be linked under `mappings`.
@@ -309,11 +369,14 @@ impl CodeSpace {
         !self.aliased
     }
 
-    /// Notes that code of a physical page is reached at a virtual page.
-    fn reach(&mut self, page: u64, physical: u64, large: Option<u64>, fresh: &Fresh) {
+    /// Notes that code is reached at a virtual page through a mapping.
+    fn reach(&mut self, page: u64, mapping: Mapping, fresh: &Fresh) {
+        let Mapping { physical, size, .. } = mapping;
+        self.mapped.insert(page & !(size - 1), mapping);
+        let physical = physical + (page & (size - 1));
         self.pages.insert(page, physical);
         self.bounds.add(page, PAGE_SIZE);
-        if let Some(size) = large {
+        if size > PAGE_SIZE {
             self.large.add(page, size);
         }
         if *self.places.entry(physical).or_insert(page) != page && !self.aliased {
@@ -323,34 +386,45 @@ impl CodeSpace {
     }
 
     fn flush(&mut self, fresh: &Fresh) {
-        if self.used.len() <= LISTED {
-            self.used.iter().for_each(|&index| self.entries[usize::from(index)] = NOWHERE);
-        } else {
-            self.entries.fill(NOWHERE);
-        }
-        self.used.clear();
+        self.jumps.clear();
         self.bounds = Span::EMPTY;
         self.mappings = fresh.next();
         self.pages.clear();
         self.places.clear();
         self.aliased = false;
+        self.mapped.clear();
+        self.is_doubtful = false;
         self.large = Span::EMPTY;
         self.private = None;
     }
 
-    fn fence(&mut self, address: Option<u64>, fresh: &Fresh) {
-        match address {
-            Some(address) => self.flush_page(address, fresh),
-            None => self.flush(fresh),
-        }
+    /// Most fences are of mappings that stay as they are, or of others: what they were is compared when the space
+    /// is used again.
+    fn fence(&mut self, address: Option<u64>) {
+        let is_concerned = |address| {
+            let is_known = || self.pages.contains_key(&(address & !(PAGE_SIZE - 1)));
+            self.large.contains(address) || self.bounds.contains(address) && is_known()
+        };
+        self.is_doubtful |= address.is_none_or(is_concerned);
     }
+}
 
-    fn flush_page(&mut self, address: u64, fresh: &Fresh) {
-        let is_inside = self.bounds.contains(address) || self.large.contains(address);
-        let is_known = || self.pages.contains_key(&(address & !(PAGE_SIZE - 1)));
-        if is_inside && (is_known() || self.large.contains(address)) {
-            self.flush(fresh);
-        }
+/// A page of any size that code was reached through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// Guest physical address of its first byte.
+    pub physical: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is the same in all address spaces.
+    pub global: bool,
+}
+
+impl Mapping {
+    /// What a translation went through.
+    pub fn of(translation: &Translation) -> Self {
+        let (size, global) = (translation.page_size, translation.global);
+        Self { physical: translation.physical.0 & !(size - 1), size, global }
     }
 }
 
@@ -501,6 +575,10 @@ impl Spaces {
             let oldest = (0..SPACES).min_by_key(|&index| self.code[index].last_use).unwrap_or(0);
             self.known.clear();
             self.code_by_key.remove(&self.code[oldest].key);
+            if [self.code[oldest].key, key].contains(&CodeKey::Supervisor) {
+                // Its jump cache has another size.
+                self.code[oldest] = CodeSpace::new(key);
+            }
             self.code[oldest].key = key;
             oldest
         };
@@ -527,12 +605,28 @@ impl Spaces {
         self.data[self.current_data].private = self.context.and_then(|context| context.asid);
     }
 
-    /// Notes that code is reached through a translation.
-    pub fn reach(&mut self, page: u64, physical: u64, large: Option<u64>, global: bool) {
+    /// Notes that code is reached at a virtual page through a mapping.
+    pub fn reach(&mut self, page: u64, mapping: Mapping) {
         let space = &mut self.code[self.current_code];
-        space.reach(page, physical, large, &self.fresh);
-        if !global {
+        space.reach(page, mapping, &self.fresh);
+        if !mapping.global {
             space.private = self.context.and_then(|context| context.asid);
+        }
+    }
+
+    /// Whether a fence has put the current code space in doubt.
+    pub fn is_doubtful(&self) -> bool {
+        self.code[self.current_code].is_doubtful
+    }
+
+    /// Removes the doubt: `map` tells what maps a virtual address now, and forgets all code of the space if one of
+    /// the mappings is another.
+    pub fn settle(&mut self, mut map: impl FnMut(u64) -> Option<Mapping>) {
+        let space = &mut self.code[self.current_code];
+        if space.mapped.iter().all(|(&address, &mapping)| map(address) == Some(mapping)) {
+            space.is_doubtful = false;
+        } else {
+            space.flush(&self.fresh);
         }
     }
 
@@ -542,7 +636,7 @@ impl Spaces {
         match asid {
             None => {
                 self.data.iter_mut().for_each(|space| space.fence(address));
-                self.code.iter_mut().for_each(|space| space.fence(address, &self.fresh));
+                self.code.iter_mut().for_each(|space| space.fence(address));
             }
             Some(asid) => self.fence_one(address, asid),
         }
@@ -562,12 +656,12 @@ impl Spaces {
             }
         }
         if let Some(&index) = self.code_by_key.get(&CodeKey::User(asid)) {
-            self.code[index].fence(address, &self.fresh);
+            self.code[index].fence(address);
         }
         if let Some(&index) = self.code_by_key.get(&CodeKey::Supervisor)
             && self.code[index].private == Some(asid)
         {
-            self.code[index].fence(address, &self.fresh);
+            self.code[index].fence(address);
         }
     }
 

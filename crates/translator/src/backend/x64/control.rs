@@ -14,11 +14,12 @@ use super::registers::{Place, place};
 use crate::frontend::LAST;
 use crate::ir::{End, Offset};
 use crate::runtime::frame::Frame;
-use crate::runtime::space::{JUMP_ENTRIES, JUMP_FOLD};
+use crate::runtime::space::JUMP_FOLD;
 
 pub(super) const PAGE: i32 = offset_of!(Frame, page) as i32;
 pub(super) const MAPPINGS: i32 = offset_of!(Frame, mappings) as i32;
 pub(super) const JUMPS: i32 = offset_of!(Frame, jumps) as i32;
+const JUMP_MASK: i32 = offset_of!(Frame, jump_mask) as i32;
 
 const fn is_in_page(target: Offset) -> bool {
     0 <= target && target < 4096
@@ -143,7 +144,7 @@ impl Lowering<'_> {
         self.asm.mov(Double, RCX, RAX);
         self.asm.shift_imm(Shift::Shr, Double, RCX, JUMP_FOLD);
         self.asm.alu(Alu::Xor, Double, RCX, RAX);
-        self.asm.alu_imm(Alu::And, Double, RCX, (JUMP_ENTRIES as i32 - 1) << 1);
+        self.asm.alu(Alu::And, Double, RCX, Mem::new(RSP, JUMP_MASK));
         self.asm.mov(Quad, RDX, Mem::new(RSP, JUMPS));
         self.asm.alu(Alu::Cmp, Quad, RAX, Mem::indexed(RDX, RCX, 3, 0));
         self.asm.jcc_to(Cond::NotEqual, self.thunks.lookup);

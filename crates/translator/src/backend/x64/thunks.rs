@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use super::assembler::*;
 use super::registers::{PINNED, PINNED_FLOAT};
 use crate::runtime::frame::Frame;
-use crate::runtime::space::{JUMP_ENTRIES, JUMP_FOLD};
+use crate::runtime::space::JUMP_FOLD;
 
 /// Addresses of the helpers.
 ///
@@ -94,6 +94,7 @@ const PC: Mem = field(offset_of!(Frame, pc));
 const ENDED: Mem = field(offset_of!(Frame, ended));
 const PAGE: Mem = field(offset_of!(Frame, page));
 const JUMPS: Mem = field(offset_of!(Frame, jumps));
+const JUMP_MASK: Mem = field(offset_of!(Frame, jump_mask));
 const RELINK: Mem = field(offset_of!(Frame, relink));
 const SCRATCH: Mem = field(offset_of!(Frame, scratch));
 
@@ -222,7 +223,7 @@ impl Writer<'_> {
         self.asm.mov(Double, RCX, RAX);
         self.asm.shift_imm(Shift::Shr, Double, RCX, JUMP_FOLD);
         self.asm.alu(Alu::Xor, Double, RCX, RAX);
-        self.asm.alu_imm(Alu::And, Double, RCX, (JUMP_ENTRIES as i32 - 1) << 1);
+        self.asm.alu(Alu::And, Double, RCX, JUMP_MASK);
         self.asm.mov(Quad, RDX, JUMPS);
         let miss = self.asm.label();
         self.asm.alu(Alu::Cmp, Quad, RAX, Mem::indexed(RDX, RCX, 3, 0));

@@ -165,31 +165,80 @@ fn both_tables_of_a_supervisor_are_different_ones_when_spaces_run_out() {
     assert_eq!(spaces.data().tlb(), with_user);
 }
 
+/// A mapping of one page, of one address space.
+const SMALL: Mapping = Mapping { physical: PHYSICAL, size: PAGE_SIZE, global: false };
+
 #[test]
 fn a_page_of_code_at_two_places_must_not_be_linked_over_page_ends() {
     let mut spaces = spaces();
     spaces.enter(user(1));
-    spaces.reach(PAGE, PHYSICAL, None, false);
+    spaces.reach(PAGE, SMALL);
     let before = spaces.code().mappings;
     assert!(spaces.code().may_link());
-    spaces.reach(OTHER, PHYSICAL, None, false);
+    spaces.reach(OTHER, SMALL);
     assert!(!spaces.code().may_link());
     assert_ne!(spaces.code().mappings, before);
 }
 
 #[test]
-fn fenced_code_gets_new_mappings_and_unfenced_code_keeps_them() {
-    let mut spaces = spaces();
-    spaces.enter(user(1));
-    spaces.reach(PAGE, PHYSICAL, None, false);
-    spaces.code().insert(PAGE, 0x1234);
-    let before = spaces.code().mappings;
-    spaces.fence(Some(OTHER), None);
-    spaces.fence(None, Some(2));
-    assert_eq!((spaces.code().mappings, spaces.code().find(PAGE)), (before, Some(0x1234)));
-    spaces.fence(Some(PAGE + 8), Some(1));
-    assert_ne!(spaces.code().mappings, before);
-    assert_eq!((spaces.code().physical(PAGE), spaces.code().find(PAGE)), (None, None));
+fn fenced_code_is_kept_where_it_is_mapped_as_before() {
+    const LARGE: u64 = 2 << 20;
+    let large = Mapping { physical: 0x8020_0000, size: LARGE, global: true };
+    let answers = |changed: bool| {
+        move |address| match address {
+            PAGE => Some(SMALL),
+            0x40_0000 if changed => Some(Mapping { global: false, ..large }),
+            0x40_0000 => Some(large),
+            _ => None,
+        }
+    };
+    for (address, asid, is_doubtful, changed) in [
+        (Some(OTHER), None, false, true),
+        (None, Some(2), false, true),
+        (Some(PAGE + 8), Some(1), true, false),
+        (Some(PAGE + 8), Some(1), true, true),
+        // Of another page of the large one.
+        (Some(0x5f_f000), None, true, true),
+        (None, None, true, false),
+        (None, None, true, true),
+    ] {
+        let mut spaces = spaces();
+        spaces.enter(user(1));
+        spaces.reach(PAGE, SMALL);
+        spaces.reach(0x41_0000, large);
+        spaces.code().insert(PAGE, 0x1234);
+        let before = spaces.code().mappings;
+        let state = |spaces: &mut Spaces| {
+            let code = spaces.code();
+            (code.mappings, code.find(PAGE), code.physical(0x41_0000))
+        };
+        assert_eq!(state(&mut spaces), (before, Some(0x1234), Some(0x8021_0000)));
+        spaces.fence(address, asid);
+        assert_eq!(spaces.is_doubtful(), is_doubtful, "{address:x?} {asid:?}");
+        if is_doubtful {
+            spaces.settle(answers(changed));
+            assert!(!spaces.is_doubtful());
+        }
+        let is_kept = !is_doubtful || !changed;
+        assert_eq!(state(&mut spaces).0 == before, is_kept, "{address:x?} {asid:?}");
+        let expected = is_kept.then_some((0x1234, 0x8021_0000));
+        assert_eq!(state(&mut spaces).1.zip(state(&mut spaces).2), expected, "{address:x?} {asid:?}");
+    }
+}
+
+#[test]
+fn jump_cache_forgets_one_target_or_all_and_none_matches_what_was_never_set() {
+    // Few enough to be listed, and too many.
+    for targets in [10, JUMPS as u64] {
+        let mut jumps = JumpCache::new(JUMPS);
+        let find = |jumps: &JumpCache, target| jumps.entries[jumps.index(target)].target == target;
+        assert!((0..=u64::from(u16::MAX)).step_by(2).all(|target| !find(&jumps, target)));
+        (0..targets).for_each(|target| jumps.set(2 * target, 7));
+        jumps.forget(4);
+        assert!((0..targets).all(|target| find(&jumps, 2 * target) == (target != 2)));
+        jumps.clear();
+        assert!((0..=u64::from(u16::MAX)).step_by(2).all(|target| !find(&jumps, target)));
+    }
 }
 
 #[test]
