@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::machines::RAM_SIZE;
+
 /// A machine with its serial console on pipes.
 pub struct Console {
     child: Child,
@@ -120,20 +122,32 @@ impl Console {
         false
     }
 
-    /// Most bytes of memory so far that were not the guest's RAM: whatever isn't shared memory.
+    /// Most bytes of memory so far that were not the guest's RAM.
     pub fn overhead(&self) -> u64 {
         self.overhead
     }
 
     fn sample(&mut self) {
-        let path = format!("/proc/{}/status", self.child.id());
-        let Ok(status) = std::fs::read_to_string(path) else { return };
-        let field = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
-        };
-        self.overhead = self.overhead.max((field("RssAnon:") + field("RssFile:")) << 10);
+        let path = format!("/proc/{}/smaps", self.child.id());
+        let Ok(mappings) = std::fs::read_to_string(path) else { return };
+        self.overhead = self.overhead.max(resident_beside(RAM_SIZE, &mappings));
     }
+}
+
+/// Bytes that are resident in all mappings of `/proc/PID/smaps` but those of one size, the guest's RAM.
+fn resident_beside(ram: u64, mappings: &str) -> u64 {
+    let mut is_ram = false;
+    let mut resident = 0;
+    for line in mappings.lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let value = value.trim().strip_suffix(" kB").and_then(|value| value.parse::<u64>().ok());
+        match (name, value) {
+            ("Size", Some(size)) => is_ram = size << 10 == ram,
+            ("Rss", Some(more)) if !is_ram => resident += more << 10,
+            _ => {}
+        }
+    }
+    resident
 }
 
 /// Takes user and system time, fields 14 and 15, from `/proc/PID/stat`.
@@ -162,6 +176,15 @@ mod tests {
         let text = "17 (a (b) c) S 1 17 17 0 -1 4194304 5 0 0 0 120 30 0 0 20 0 1 0 99 1 2";
         assert_eq!(parse_processor_time(text), Some(Duration::from_millis(1500)));
         assert_eq!(parse_processor_time("17 (a) S 1"), None);
+    }
+
+    #[test]
+    fn memory_beside_the_guests_is_resident_and_of_another_size() {
+        let text = "5f00-6000 rw-p 00000000 00:00 0 [heap]\nSize: 40 kB\nRss: 8 kB\nPss: 8 kB\n\
+                    7f00-8f00 rw-p 00000000 00:00 0\nSize: 1024 kB\nRss: 512 kB\nVmFlags: rd wr\n\
+                    9000-9100 r-xp 00000000 08:01 7 /lib/a:b\nSize: 100 kB\nRss: 4 kB\n";
+        assert_eq!(resident_beside(1 << 20, text), 12 << 10);
+        assert_eq!(resident_beside(1 << 30, text), 524 << 10);
     }
 
     #[test]

@@ -7,6 +7,10 @@ use anyhow::{Context, bail};
 use rvisor_hosted::disk::{Format, create_overlay};
 use rvisor_images::Image;
 
+/// RAM of both, and its size in bytes.
+const RAM: &str = "1G";
+pub const RAM_SIZE: u64 = 1 << 30;
+
 /// What a machine is made of, beside its image.
 pub struct Shape<'a> {
     /// Number of harts.
@@ -29,7 +33,7 @@ pub fn rvisor_program() -> anyhow::Result<PathBuf> {
 /// Rvisor, with a throwaway disk in `directory`.
 pub fn rvisor(image: &Image, directory: &Path, shape: &Shape<'_>) -> anyhow::Result<Command> {
     let mut command = Command::new(rvisor_program()?);
-    command.args(["boot", "--memory", "1G", "--cpus", &shape.cpus.to_string()]);
+    command.args(["boot", "--memory", RAM, "--cpus", &shape.cpus.to_string()]);
     command.args(["--net", if shape.network { "user" } else { "none" }]);
     command.arg("--kernel").arg(&image.kernel).arg("--initrd").arg(initrd(image)?);
     command.args(["--append", &image.manifest.append]);
@@ -46,9 +50,7 @@ pub fn qemu(image: &Image, directory: &Path, shape: &Shape<'_>, cpu: &str) -> an
     let mut command = Command::new(QEMU);
     command.args(["-nographic", "-accel", "tcg,thread=multi", "-cpu", cpu]);
     command.args(["-smp", &shape.cpus.to_string()]);
-    // Memory that is shared can be told from QEMU's own.
-    command.args(["-M", "virt,memory-backend=ram", "-m", "1G"]);
-    command.args(["-object", "memory-backend-memfd,id=ram,size=1G,share=on"]);
+    command.args(["-M", "virt", "-m", RAM]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(initrd(image)?);
     command.args(["-append", &image.manifest.append]);
     // Linux names disks in the order of the device tree; QEMU's begins with the highest address.

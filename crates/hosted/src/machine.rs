@@ -124,9 +124,10 @@ impl Machine {
         if config.memory < LEAST_MEMORY {
             return Err(MachineError::TooLittleMemory(config.memory));
         }
-        let mut memory = HostMemory::new(RAM_BASE, config.memory)
-            .map_err(|error| MachineError::Memory { size: config.memory >> 20, error })?;
         let is_compared = config.engine == EngineKind::Lockstep;
+        let map = if is_compared { HostMemory::in_file } else { HostMemory::new };
+        let mut memory = map(RAM_BASE, config.memory)
+            .map_err(|error| MachineError::Memory { size: config.memory >> 20, error })?;
         if is_compared {
             memory.keep_journal();
         }

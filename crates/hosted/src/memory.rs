@@ -1,9 +1,10 @@
-//! Guest memory as host memory: an anonymous file mapped into the process.
+//! Guest memory as host memory: anonymous, in large pages of the host where it gives them.
 //!
 //! Pages cost nothing until the guest touches them. The mapping is shared with nobody, but it is reached from
 //! every thread of the VM at once, so all accesses go through atomics or raw copies: no Rust reference into it
 //! ever exists.
 
+use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,17 +13,36 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fen
 
 use portable_atomic::AtomicU128;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rvisor_waist::{AtomicWidth, CodePages, GuestMemory, GuestPhysical, OutOfRange, Word};
 
 use crate::lockstep::Journal;
+
+/// Size of the host's large pages, in bytes: x86-64's.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Addresses that are unmapped at the end.
+struct Mapping {
+    start: *mut c_void,
+    length: usize,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: these addresses were mapped for this value, whose owner goes too.
+        let unmapped = unsafe { munmap(self.start, self.length) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
 
 /// RAM of one VM.
 pub struct HostMemory {
     base: GuestPhysical,
     size: u64,
     start: NonNull<u8>,
-    file: OwnedFd,
+    /// Around it.
+    _mapping: Mapping,
+    file: Option<OwnedFd>,
     code: CodePages,
     journal: Option<Journal>,
 }
@@ -40,31 +60,61 @@ impl HostMemory {
     /// # Errors
     /// What the host says: no memory, or a limit on it.
     pub fn new(base: GuestPhysical, size: u64) -> io::Result<Self> {
-        let length = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        if length == 0 || base.0.checked_add(size).is_none() {
-            return Err(io::ErrorKind::InvalidInput.into());
+        let length = length(base, size)?;
+        // Room for a start that large pages can be at.
+        let all = length.checked_add(LARGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the host's choosing.
+        let first =
+            unsafe { mmap_anonymous(ptr::null_mut(), all, ProtFlags::READ | ProtFlags::WRITE, flags)? };
+        let mapping = Mapping { start: first, length: all };
+        let start = first.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
+        // SAFETY: the range is inside the mapping, which nobody uses yet.
+        if let Err(error) = unsafe { madvise(start, length, Advice::LinuxHugepage) } {
+            log::info!("no large pages for the guest's memory: {error}");
         }
+        Self::with(base, size, mapping, start, None)
+    }
+
+    /// The same in a file of the host without a name, from which it can be seen what was never written to.
+    ///
+    /// # Errors
+    /// What the host says: no memory, or a limit on it.
+    pub fn in_file(base: GuestPhysical, size: u64) -> io::Result<Self> {
+        let length = length(base, size)?;
         let file = memfd_create("rvisor-ram", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size)?;
+        let (rights, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
         // SAFETY: a fresh mapping at an address of the host's choosing.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                &file,
-                0,
-            )?
-        };
+        let start = unsafe { mmap(ptr::null_mut(), length, rights, flags, &file, 0)? };
+        Self::with(base, size, Mapping { start, length }, start, Some(file))
+    }
+
+    fn with(
+        base: GuestPhysical,
+        size: u64,
+        mapping: Mapping,
+        start: *mut c_void,
+        file: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, size, start, file, code: CodePages::new(base, size), journal: None })
+        Ok(Self {
+            base,
+            size,
+            start,
+            _mapping: mapping,
+            file,
+            code: CodePages::new(base, size),
+            journal: None,
+        })
     }
 
     /// The file behind the memory; offset 0 is the first byte of RAM.
-    #[must_use]
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    ///
+    /// # Errors
+    /// If it isn't [in one](Self::in_file).
+    pub fn file(&self) -> io::Result<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Writes down what is written from now on, for an engine that compares.
@@ -109,12 +159,13 @@ unsafe impl rvisor_translator::DirectMemory for HostMemory {
     }
 }
 
-impl Drop for HostMemory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this size, and nothing refers to it any more.
-        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.size as usize) };
-        debug_assert!(unmapped.is_ok());
+/// Checks a size, which is to be that of a mapping.
+fn length(base: GuestPhysical, size: u64) -> io::Result<usize> {
+    let length = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    if length == 0 || base.0.checked_add(size).is_none() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    Ok(length)
 }
 
 /// Loads a word that isn't naturally aligned, byte by byte.

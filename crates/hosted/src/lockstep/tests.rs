@@ -50,7 +50,7 @@ struct Test {
 impl Test {
     /// A machine that stands at the start of `program`.
     fn new(program: &[u32]) -> Self {
-        let mut memory = HostMemory::new(RAM_BASE, 0x10_0000).expect("the host has a mebibyte");
+        let mut memory = HostMemory::in_file(RAM_BASE, 0x10_0000).expect("the host has a mebibyte");
         memory.keep_journal();
         for (&word, place) in program.iter().zip(0..) {
             memory.store(RAM_BASE.offset(4 * place), word).expect("inside RAM");

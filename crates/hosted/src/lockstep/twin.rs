@@ -36,7 +36,7 @@ impl Twin {
         let range = memory.range();
         let size = range.end.0 - range.start.0;
         let twin = Self {
-            memory: HostMemory::new(range.start, size)?,
+            memory: HostMemory::in_file(range.start, size)?,
             written: (0..size.div_ceil(PAGE_SIZE)).map(|_| AtomicU32::new(0)).collect(),
             slice: AtomicU32::new(1),
             saved: Mutex::default(),
@@ -174,24 +174,26 @@ impl Twin {
 
 /// Offsets that the host keeps anything for; the rest is zero.
 fn data(memory: &HostMemory) -> io::Result<Vec<Range<u64>>> {
+    let file = memory.file()?;
     let mut ranges = Vec::new();
     let mut end = 0;
     loop {
-        let start = match seek(memory.file(), SeekFrom::Data(end)) {
+        let start = match seek(file, SeekFrom::Data(end)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(ranges),
             Err(error) => return Err(error.into()),
         };
-        end = seek(memory.file(), SeekFrom::Hole(start))?;
+        end = seek(file, SeekFrom::Hole(start))?;
         ranges.push(start..end);
     }
 }
 
 /// Reads without making the host keep what is zero.
 fn read_file(memory: &HostMemory, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+    let file = memory.file()?;
     let mut done = 0;
     while done < bytes.len() {
-        match pread(memory.file(), &mut bytes[done..], offset + done as u64)? {
+        match pread(file, &mut bytes[done..], offset + done as u64)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => done += count,
         }
