@@ -214,7 +214,7 @@ const JOBS: &[Job] = &[
         title: "the job `core` twice at once, $N rounds each",
         setup: "",
         script: "./core $N >first & first=$!\n./core $N\nwait $first\ncat first",
-        sizes: [4000, 500],
+        sizes: [16000, 500],
     },
 ];
 

@@ -1,11 +1,12 @@
 //! Memory for translated code, mapped twice: once to write, once to execute. No address is ever both.
 
+use std::ffi::c_void;
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// A range of memory that code is put into from its start to its end.
 pub struct CodeMemory {
@@ -13,6 +14,35 @@ pub struct CodeMemory {
     executable: NonNull<u8>,
     size: usize,
     used: usize,
+    /// Bytes that stand in large pages of the host, or could be that: what is used is in there.
+    large: usize,
+    _mappings: [Reserved; 2],
+}
+
+/// Size of the host's large pages, in bytes.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Host addresses that are unmapped at the end, whatever is mapped there by then.
+struct Reserved {
+    start: *mut c_void,
+    length: usize,
+}
+
+impl Reserved {
+    fn new(length: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the host's choosing.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags)? };
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: the addresses are this value's, and its owner goes too: nobody executes or writes there any more.
+        let unmapped = unsafe { munmap(self.start, self.length) };
+        debug_assert!(unmapped.is_ok());
+    }
 }
 
 // SAFETY: both mappings are owned; writes go through `&mut self`, or are single atomic stores.
@@ -25,15 +55,35 @@ impl CodeMemory {
     pub fn new(size: usize) -> io::Result<Self> {
         let file = memfd_create("rvisor-code", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size as u64)?;
-        let map = |protection| -> io::Result<NonNull<u8>> {
-            let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-            // SAFETY: a fresh mapping at an address of the host's choosing.
-            let start = unsafe { mmap(ptr::null_mut(), size, protection, flags, &file, 0)? };
+        // Large pages are at multiples of their size.
+        let room = size.checked_add(LARGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let map = |reserved: &Reserved, protection| -> io::Result<NonNull<u8>> {
+            let start = reserved.start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
+            let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+            // SAFETY: inside the addresses that were reserved for this.
+            let start = unsafe { mmap(start, size, protection, flags, &file, 0)? };
             NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory.into())
         };
-        let writable = map(ProtFlags::READ | ProtFlags::WRITE)?;
-        let executable = map(ProtFlags::READ | ProtFlags::EXEC)?;
-        Ok(Self { writable, executable, size, used: 0 })
+        let mappings = [Reserved::new(room)?, Reserved::new(room)?];
+        let writable = map(&mappings[0], ProtFlags::READ | ProtFlags::WRITE)?;
+        let executable = map(&mappings[1], ProtFlags::READ | ProtFlags::EXEC)?;
+        let mut memory = Self { writable, executable, size, used: 0, large: 0, _mappings: mappings };
+        memory.enlarge();
+        Ok(memory)
+    }
+
+    /// Has the host use a large page for what comes next: translated code is spread widely, and the host finds few
+    /// small pages without a walk of its page tables. What it doesn't do for us stays in small pages.
+    fn enlarge(&mut self) {
+        while self.large <= self.used && self.size - self.large >= LARGE_PAGE {
+            for mapping in [self.writable, self.executable] {
+                // SAFETY: inside the mapping, whose bytes stay what they are.
+                unsafe {
+                    libc::madvise(mapping.as_ptr().add(self.large).cast(), LARGE_PAGE, libc::MADV_COLLAPSE)
+                };
+            }
+            self.large += LARGE_PAGE;
+        }
     }
 
     /// Where the next code will run.
@@ -59,6 +109,7 @@ impl CodeMemory {
         // SAFETY: inside the mapping, and nobody executes what isn't in use yet.
         unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(self.used), code.len()) };
         self.used = (self.used + code.len()).next_multiple_of(16).min(self.size);
+        self.enlarge();
         true
     }
 
@@ -94,16 +145,6 @@ impl CodeMemory {
         let mut value = cell.load(Ordering::Relaxed).to_le_bytes();
         value[..5].copy_from_slice(&bytes);
         cell.store(u64::from_le_bytes(value), Ordering::Release);
-    }
-}
-
-impl Drop for CodeMemory {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this size; nobody executes it any more.
-        unsafe {
-            let _ = munmap(self.writable.as_ptr().cast(), self.size);
-            let _ = munmap(self.executable.as_ptr().cast(), self.size);
-        }
     }
 }
 
