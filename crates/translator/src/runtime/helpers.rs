@@ -1,7 +1,7 @@
 //! What translated code calls. See [`Helpers`](crate::backend::x64::thunks::Helpers) for the two kinds.
 
 use rvisor_hart::{Access, Environment, Trap};
-use rvisor_isa::decode;
+use rvisor_isa::{Op, decode};
 use rvisor_waist::{GuestVirtual, PAGE_SIZE};
 
 use crate::backend::x64::thunks::Helpers;
@@ -37,6 +37,7 @@ pub fn helpers<M: DirectMemory + 'static>() -> Helpers {
         store: store::<M> as *const () as u64,
         atomic: atomic::<M> as *const () as u64,
         interpret: interpret::<M> as *const () as u64,
+        pause: pause::<M> as *const () as u64,
     }
 }
 
@@ -105,6 +106,9 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
         let bits = bits as u32;
         let Some(instruction) = run.state.decode(bits) else { return 0 };
         run.state.profile.count(instruction.op);
+        if matches!(instruction.op, Op::WrsNto | Op::WrsSto) {
+            run.state.shared.pause();
+        }
         for register in [instruction.rs1, instruction.rs2, instruction.rd] {
             run.hart.x[usize::from(register)] = frame.x(register);
         }
@@ -146,6 +150,13 @@ extern "C" fn interpret<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, si
         run.count_interpreted(frame.page + site.offset());
         run.interpret(frame, site)
     })
+}
+
+extern "C" fn pause<M: DirectMemory + 'static>(frame: *mut Frame) -> Finished {
+    // SAFETY: called by the thunk, with its frame.
+    let (_, run) = unsafe { context::<M>(frame) };
+    run.state.shared.pause();
+    Finished::value(0)
 }
 
 extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, site: u64) -> Finished {

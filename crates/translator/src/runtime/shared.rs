@@ -46,6 +46,8 @@ pub struct Shared {
     /// How often the cache was thrown away.
     generation: AtomicU64,
     optimizer: OnceLock<Option<Optimizer>>,
+    /// There are more harts than processors to run them.
+    is_crowded: bool,
     pub(crate) fresh: Fresh,
 }
 
@@ -66,6 +68,7 @@ impl Shared {
             profile: Mutex::default(),
             generation: AtomicU64::new(0),
             optimizer: OnceLock::new(),
+            is_crowded: std::thread::available_parallelism().is_ok_and(|processors| harts > processors.get()),
             fresh,
         })
     }
@@ -82,6 +85,15 @@ impl Shared {
         });
         if let Some(optimizer) = optimizer {
             optimizer.ask(request);
+        }
+    }
+
+    /// A hart waits for another, which may have no processor to go on with.
+    pub(crate) fn pause(&self) {
+        if self.is_crowded {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
         }
     }
 

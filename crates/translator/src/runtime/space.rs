@@ -146,7 +146,7 @@ impl JumpCache {
 
     /// Most entries that are listed.
     const fn listed(&self) -> usize {
-        self.entries.len() / 8
+        self.entries.len() / 4
     }
 
     fn set(&mut self, target: u64, code: u64) {

@@ -72,7 +72,7 @@ impl Lowering<'_> {
             Op::Addw => self.arithmetic(Alu::Add, Double, i),
             Op::Subw => self.arithmetic(Alu::Sub, Double, i),
             Op::Fence => self.fence(i),
-            Op::Pause => {}
+            Op::Pause => self.asm.call_to(self.thunks.pause),
             _ => return self.multiply(i) || self.bits(i),
         }
         true

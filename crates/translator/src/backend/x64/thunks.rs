@@ -26,6 +26,7 @@ pub struct Helpers {
     pub store: u64,
     pub atomic: u64,
     pub interpret: u64,
+    pub pause: u64,
 }
 
 /// Addresses of the thunks.
@@ -55,11 +56,13 @@ pub struct Thunks {
     pub atomic: u64,
     /// Called: interprets the instruction at the site in `edx`.
     pub interpret: u64,
+    /// Called: lets others have the processor for a moment.
+    pub pause: u64,
 }
 
 impl Thunks {
     /// How many there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 
     /// All of them, in an order that is always the same: their numbers in code that is kept.
     pub fn all(&self) -> [u64; Self::COUNT] {
@@ -76,8 +79,9 @@ impl Thunks {
             store,
             atomic,
             interpret,
+            pause,
         } = *self;
-        [enter, budget, lookup, link, far_link, system, step, dead, load, store, atomic, interpret]
+        [enter, budget, lookup, link, far_link, system, step, dead, load, store, atomic, interpret, pause]
     }
 }
 
@@ -117,6 +121,7 @@ pub fn write(asm: &mut Assembler, base: u64, helpers: &Helpers) -> Thunks {
     thunks.store = writer.finisher(helpers.store, leave);
     thunks.atomic = writer.finisher(helpers.atomic, leave);
     thunks.interpret = writer.finisher(helpers.interpret, leave);
+    thunks.pause = writer.finisher(helpers.pause, leave);
     thunks
 }
 

@@ -9,8 +9,17 @@ const JUMP_FAR: u32 = 0x0000_106f;
 
 /// A cache whose code isn't executed: its helpers are nowhere.
 fn cache(is_shared: bool) -> CodeCache {
-    let helpers =
-        Helpers { lookup: 0, link: 0, system: 0, step: 0, load: 0, store: 0, atomic: 0, interpret: 0 };
+    let helpers = Helpers {
+        lookup: 0,
+        link: 0,
+        system: 0,
+        step: 0,
+        load: 0,
+        store: 0,
+        atomic: 0,
+        interpret: 0,
+        pause: 0,
+    };
     CodeCache::new(1 << 20, &helpers, is_shared, Options::default()).expect("the host has a mebibyte")
 }
 
@@ -155,8 +164,17 @@ fn second_tier_s_code_goes_with_the_first_tier_s() {
 fn kept_code_is_taken_for_the_same_bytes_elsewhere_and_links_as_translated_code_does() {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options { store: Some(directory.path().to_owned()), ..Options::default() };
-    let helpers =
-        Helpers { lookup: 0, link: 0, system: 0, step: 0, load: 0, store: 0, atomic: 0, interpret: 0 };
+    let helpers = Helpers {
+        lookup: 0,
+        link: 0,
+        system: 0,
+        step: 0,
+        load: 0,
+        store: 0,
+        atomic: 0,
+        interpret: 0,
+        pause: 0,
+    };
     let mut cache = CodeCache::new(1 << 20, &helpers, false, options).expect("the host has a mebibyte");
     let code = page(&[ADD, JUMP_FAR]);
     let first = cache.translate(PAGE, 0, &code);

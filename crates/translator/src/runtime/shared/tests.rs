@@ -10,8 +10,17 @@ const PAGE: u64 = 0x8000_3000;
 const JUMP_FAR: u32 = 0x0000_106f;
 
 fn shared() -> Shared {
-    let helpers =
-        Helpers { lookup: 0, link: 0, system: 0, step: 0, load: 0, store: 0, atomic: 0, interpret: 0 };
+    let helpers = Helpers {
+        lookup: 0,
+        link: 0,
+        system: 0,
+        step: 0,
+        load: 0,
+        store: 0,
+        atomic: 0,
+        interpret: 0,
+        pause: 0,
+    };
     Shared::new(2, 1 << 20, &helpers, Options::default()).expect("the host has a mebibyte")
 }
 
