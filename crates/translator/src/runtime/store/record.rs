@@ -273,7 +273,7 @@ pub mod tests {
         let (thunk, patch) = (HEAD + RANGE + 4, HEAD + RANGE + 4 + THUNK);
         let cases: [(usize, &[u8]); 8] = [
             (thunk, &[29, 0, 0, 3]),
-            (thunk, &[28, 0, 0, 12]),
+            (thunk, &[28, 0, 0, Thunks::COUNT as u8]),
             (patch, &[32, 0, 0, 0]),
             (patch, &[18, 0, 0, 0]),
             (patch + 4, &[2, 0, 0, 0]),
