@@ -12,6 +12,7 @@ pub mod board;
 pub mod boot;
 pub mod device_tree;
 mod engine;
+mod exits;
 mod host_interface;
 pub mod memory_map;
 mod power;
@@ -23,6 +24,7 @@ mod virtual_hart;
 mod vm;
 
 pub use engine::{Engine, Interpreter};
+pub use exits::ExitCounts;
 pub use host_interface::HostInterface;
 pub use rvisor_devices::finisher::PowerRequest;
 pub use rvisor_hart::TranslationMode;

@@ -12,6 +12,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rvisor_waist::{GuestVirtual, InterruptLine};
 use spin::{Mutex, Once};
 
+use crate::exits::ExitCounts;
+
 /// A fence that another hart asked for (SBI 2.0, chapter "RFENCE Extension").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fence {
@@ -75,6 +77,7 @@ pub struct HartSignals {
     fences_done: AtomicU64,
     state: Mutex<HartState>,
     waker: Once<Box<dyn Fn() + Send + Sync>>,
+    exits: ExitCounts,
 }
 
 impl HartSignals {
@@ -91,6 +94,7 @@ impl HartSignals {
             fences_done: AtomicU64::new(0),
             state: Mutex::new(state),
             waker: Once::new(),
+            exits: ExitCounts::default(),
         }
     }
 
@@ -108,6 +112,12 @@ impl HartSignals {
     /// Tells how to wake the thread that runs this hart. Only the first call counts.
     pub fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
         self.waker.call_once(|| waker);
+    }
+
+    /// How often the hart handed control back.
+    #[must_use]
+    pub fn exits(&self) -> &ExitCounts {
+        &self.exits
     }
 
     /// Makes the hart leave guest code or its sleep soon.

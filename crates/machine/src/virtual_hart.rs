@@ -111,7 +111,9 @@ impl VirtualHart {
 
     fn run<M: GuestMemory>(&mut self, engine: &mut dyn Engine<M>, vm: &Vm<M>) -> Progress {
         loop {
-            match engine.run(self, vm, BUDGET) {
+            let exit = engine.run(self, vm, BUDGET);
+            self.signals.exits().count(&exit);
+            match exit {
                 Exit::Budget => return Progress::Ran,
                 Exit::Device(access) => {
                     if self.access_device(&access, vm) == Err(Busy) {
