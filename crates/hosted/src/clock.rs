@@ -1,29 +1,38 @@
 //! Guest time from the host's monotonic clock.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rvisor_waist::{Clock, TIMEBASE_FREQUENCY};
 
 const NANOSECONDS_PER_TICK: u128 = 1_000_000_000 / TIMEBASE_FREQUENCY as u128;
 
-/// A clock that starts at zero.
-#[derive(Clone, Copy, Debug)]
+/// A clock that starts at zero. Clones show the same time.
+#[derive(Clone, Debug)]
 pub struct HostClock {
     start: Instant,
+    /// Nanoseconds during which the machine was paused.
+    paused: Arc<AtomicU64>,
 }
 
 impl HostClock {
     /// Starts a clock.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), paused: Arc::default() }
     }
 
     /// How long from now until the clock shows `ticks`; zero if it has.
     #[must_use]
-    pub fn until(&self, ticks: u64) -> std::time::Duration {
+    pub fn until(&self, ticks: u64) -> Duration {
         let left = ticks.saturating_sub(self.ticks());
-        std::time::Duration::from_nanos(left.saturating_mul(NANOSECONDS_PER_TICK as u64))
+        Duration::from_nanos(left.saturating_mul(NANOSECONDS_PER_TICK as u64))
+    }
+
+    /// Leaves `time` out, in which the guest didn't run: for it, none has passed.
+    pub fn leave_out(&self, time: Duration) {
+        self.paused.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
@@ -35,10 +44,26 @@ impl Default for HostClock {
 
 impl Clock for HostClock {
     fn ticks(&self) -> u64 {
-        (self.start.elapsed().as_nanos() / NANOSECONDS_PER_TICK) as u64
+        let paused = u128::from(self.paused.load(Ordering::Relaxed));
+        (self.start.elapsed().as_nanos().saturating_sub(paused) / NANOSECONDS_PER_TICK) as u64
     }
 
     fn wall_nanoseconds(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_is_left_out_never_was() {
+        let clock = HostClock::new();
+        let other = clock.clone();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(clock.ticks() >= 200_000);
+        clock.leave_out(Duration::from_secs(3600));
+        assert_eq!(other.ticks(), 0, "and it doesn't go below zero");
     }
 }

@@ -9,12 +9,14 @@
 //! references.
 
 mod clock;
+pub mod counters;
 pub mod disk;
 mod entropy;
 mod lockstep;
 pub mod machine;
 mod memory;
 pub mod net;
+mod pause;
 pub mod runner;
 pub mod stream;
 pub mod terminal;

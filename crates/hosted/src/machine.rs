@@ -1,8 +1,8 @@
 //! A whole machine from its description: memory, disks, network, console ports, engine.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use rvisor_machine::boot::{BootError, Placed, Program};
 use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
@@ -13,13 +13,14 @@ use rvisor_virtio::blk::Blk;
 use rvisor_virtio::console::Console;
 use rvisor_virtio::net::Net;
 use rvisor_virtio::rng::Rng;
-use rvisor_waist::{Clock, Device, EntropyBackend, GuestMemory, GuestPhysical};
+use rvisor_waist::{Clock, ConsoleBackend, Device, EntropyBackend, GuestMemory, GuestPhysical};
 use thiserror::Error;
 
+use crate::counters::Counters;
 use crate::disk::{Disk, DiskError, DiskOptions};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, UserNetwork};
-use crate::runner::{self, Ending, HostedVm, OnReset};
+use crate::runner::{self, Ending, HostedVm, OnReset, Pace};
 use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
 
 /// What executes the guest's instructions.
@@ -90,8 +91,10 @@ pub struct MachineConfig {
     pub disks: Vec<DiskOptions>,
     /// Network card, if any.
     pub network: Option<NetOptions>,
-    /// Ports of the virtio console: name and stream.
-    pub ports: Vec<(String, Stream)>,
+    /// Ports of the virtio console.
+    pub ports: Vec<Port>,
+    /// Called at each power-on, reboots included, before the guest runs.
+    pub on_power_on: Option<Box<dyn Fn() + Send + Sync>>,
     /// The serial line.
     pub serial: Stream,
     /// What executes instructions.
@@ -100,10 +103,32 @@ pub struct MachineConfig {
     pub translator: rvisor_translator::Options,
 }
 
+/// A port of the virtio console that guests find by its name.
+pub struct Port {
+    /// The name.
+    pub name: String,
+    /// The host's end.
+    pub backend: Box<dyn ConsoleBackend>,
+    /// To be called when the host's end has something for the guest.
+    pub wake: Wake,
+}
+
+impl Port {
+    /// A port on a stream.
+    #[must_use]
+    pub fn new(name: &str, stream: &Stream) -> Self {
+        Self { name: name.into(), backend: stream.backend(), wake: stream.wake().clone() }
+    }
+}
+
 /// A machine that can be powered on.
 pub struct Machine {
     vm: Arc<HostedVm>,
-    clock: HostClock,
+    pace: Pace,
+    /// Since when the machine is paused, if it is.
+    paused: Mutex<Option<Instant>>,
+    on_power_on: Option<Box<dyn Fn() + Send + Sync>>,
+    counters: Counters,
     stepped: Arc<SteppedClock>,
     engine: EngineKind,
     translator: Arc<rvisor_translator::Shared>,
@@ -114,7 +139,7 @@ impl Machine {
     ///
     /// # Errors
     /// See [`MachineError`].
-    pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
+    pub fn new(mut config: MachineConfig) -> Result<Self, MachineError> {
         if !(1..=MAX_HARTS).contains(&config.harts) {
             return Err(MachineError::Harts(config.harts));
         }
@@ -133,7 +158,7 @@ impl Machine {
         }
         let (memory, clock) = (Arc::new(memory), HostClock::new());
         let disks = config.disks.len();
-        let slots = slots(&config, &memory)?;
+        let (slots, counters) = slots(&mut config, &memory)?;
         if slots.len() > VIRTIO_SLOTS as usize {
             return Err(MachineError::TooManyDevices(disks));
         }
@@ -149,9 +174,9 @@ impl Machine {
             machine_mode: config.machine_mode,
             translation: TranslationMode::Sv57,
         };
-        let stepped = Arc::new(SteppedClock::new(clock));
+        let stepped = Arc::new(SteppedClock::new(clock.clone()));
         let guest_clock: Arc<dyn Clock> =
-            if is_compared { Arc::clone(&stepped) as _ } else { Arc::new(clock) };
+            if is_compared { Arc::clone(&stepped) as _ } else { Arc::new(clock.clone()) };
         let vm = Arc::new(HostedVm::new(vm_config, memory, guest_clock, backends));
         for (slot, wakes) in (0..).zip(wakes) {
             for wake in wakes {
@@ -160,7 +185,16 @@ impl Machine {
         }
         connect(config.serial.wake(), &vm, memory_map::UART);
         let translator = rvisor_translator::share::<HostMemory>(config.harts, config.translator)?;
-        Ok(Self { vm, clock, stepped, engine: config.engine, translator })
+        Ok(Self {
+            vm,
+            pace: Pace { clock, gate: Arc::default() },
+            paused: Mutex::default(),
+            on_power_on: config.on_power_on,
+            counters,
+            stepped,
+            engine: config.engine,
+            translator,
+        })
     }
 
     /// Where the translator's time went, if the machine was made with
@@ -174,6 +208,32 @@ impl Machine {
     #[must_use]
     pub fn vm(&self) -> &Arc<HostedVm> {
         &self.vm
+    }
+
+    /// What its disks and network have moved.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Stops the harts; devices finish what they were asked for. The guest's time stands still. False if the
+    /// machine is paused already or ends.
+    pub fn pause(&self) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.is_some() || !self.pace.gate.close(&self.vm) {
+            return false;
+        }
+        *paused = Some(Instant::now());
+        true
+    }
+
+    /// Lets the harts of a paused machine go on. False if it isn't paused.
+    pub fn resume(&self) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = paused.take() else { return false };
+        self.pace.clock.leave_out(since.elapsed());
+        self.pace.gate.open(&self.vm);
+        true
     }
 
     /// Checks a program and finds its place in this machine's RAM.
@@ -211,8 +271,13 @@ impl Machine {
                 })
             }
         };
-        let mut load = |vm: &HostedVm, harts: &mut [_]| program.load(vm, harts).map_err(io::Error::other);
-        let ending = runner::run(&self.vm, self.clock, &engine, &mut load, on_reset, time_limit);
+        let mut load = |vm: &HostedVm, harts: &mut [_]| {
+            if let Some(on_power_on) = &self.on_power_on {
+                on_power_on();
+            }
+            program.load(vm, harts).map_err(io::Error::other)
+        };
+        let ending = runner::run(&self.vm, &self.pace, &engine, &mut load, on_reset, time_limit);
         self.translator.save();
         match difference.get() {
             Some(text) => Err(MachineError::Difference(text.clone())),
@@ -255,11 +320,15 @@ impl Slot {
 }
 
 /// Disks first, so that guests number them from the first slot; then network, console, entropy.
-fn slots(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>, MachineError> {
-    let mut slots = Vec::new();
+fn slots(
+    config: &mut MachineConfig,
+    memory: &Arc<HostMemory>,
+) -> Result<(Vec<Slot>, Counters), MachineError> {
+    let (mut slots, mut counters) = (Vec::new(), Counters::default());
     for options in &config.disks {
         let wake = Wake::new();
         let disk = Disk::new(options.open()?, options.identity(), Arc::clone(memory), wake.as_closure())?;
+        counters.disks.push(disk.counters());
         slots.push(Slot::new(vec![wake], move |memory, line| {
             Transport::new(Blk::new(Box::new(disk)), memory, line)
         }));
@@ -267,25 +336,26 @@ fn slots(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>, 
     if let Some(options) = &config.network {
         let wake = Wake::new();
         let network = UserNetwork::new(options, wake.as_closure())?;
+        counters.network = Some(network.counters());
         let mac = random_mac()?;
         slots.push(Slot::new(vec![wake], move |memory, line| {
             Transport::new(Net::new(mac, Box::new(network)), memory, line)
         }));
     }
     if !config.ports.is_empty() {
-        let wakes = config.ports.iter().map(|(_, stream)| stream.wake().clone()).collect();
+        let wakes = config.ports.iter().map(|port| port.wake.clone()).collect();
         let terminal = Console::new(Stream::new().backend());
         let console = config
             .ports
-            .iter()
-            .fold(terminal, |console, (name, stream)| console.with_port(name, stream.backend()));
+            .drain(..)
+            .fold(terminal, |console, port| console.with_port(&port.name, port.backend));
         slots.push(Slot::new(wakes, move |memory, line| Transport::new(console, memory, line)));
     }
     let entropy = HostEntropy::new()?;
     slots.push(Slot::new(Vec::new(), move |memory, line| {
         Transport::new(Rng::new(Box::new(entropy)), memory, line)
     }));
-    Ok(slots)
+    Ok((slots, counters))
 }
 
 /// An address of the range that KVM and QEMU guests use (locally administered, unicast).

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rvisor_machine::memory_map;
 use rvisor_machine::{Engine, PowerRequest, Progress, VirtualHart, Vm};
 
+use crate::pause::PauseGate;
 use crate::{HostClock, HostMemory};
 
 /// The machine type of this home.
@@ -41,13 +42,22 @@ pub enum OnReset {
     Stop,
 }
 
+/// What tells harts when to run: time, and whether the machine is paused.
+#[derive(Clone)]
+pub struct Pace {
+    /// The machine's clock.
+    pub clock: HostClock,
+    /// Where harts stop while it is paused.
+    pub gate: Arc<PauseGate>,
+}
+
 /// Runs `vm` until it ends.
 ///
 /// # Errors
 /// If the loader fails, or the host has no threads left.
 pub fn run(
     vm: &Arc<HostedVm>,
-    clock: HostClock,
+    pace: &Pace,
     engine: &Arc<EngineFactory>,
     load: &mut Loader<'_>,
     on_reset: OnReset,
@@ -67,7 +77,7 @@ pub fn run(
     loop {
         let mut harts: Vec<_> = (0..vm.harts().len()).map(|index| VirtualHart::new(index, vm)).collect();
         load(vm, &mut harts)?;
-        let timed_out = run_once(vm, clock, engine, harts, &threads, deadline)?;
+        let timed_out = run_once(vm, pace, engine, harts, &threads, deadline)?;
         if timed_out {
             return Ok(Ending::TimedOut);
         }
@@ -82,7 +92,7 @@ pub fn run(
 /// Runs from power-on to the next power request; true if the deadline came first.
 fn run_once(
     vm: &Arc<HostedVm>,
-    clock: HostClock,
+    pace: &Pace,
     engine: &Arc<EngineFactory>,
     harts: Vec<VirtualHart>,
     threads: &Arc<Vec<Mutex<Option<Thread>>>>,
@@ -97,7 +107,7 @@ fn run_once(
     }
     let mut handles = Vec::new();
     for (hart, mut engine) in harts.into_iter().zip(engines) {
-        let (threads, main) = (Arc::clone(threads), main.clone());
+        let (threads, main, pace) = (Arc::clone(threads), main.clone(), pace.clone());
         let guard = EndOnPanic(Arc::clone(vm));
         let builder = thread::Builder::new().name(format!("hart-{}", hart.index()));
         let spawned = builder.spawn(move || {
@@ -105,7 +115,7 @@ fn run_once(
             let guard = guard;
             let vm = &guard.0;
             *threads[hart.index()].lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-            run_hart(hart, vm, clock, &mut *engine);
+            run_hart(hart, vm, &pace, &mut *engine);
             main.unpark();
         });
         match spawned {
@@ -137,13 +147,14 @@ fn run_once(
     Ok(timed_out)
 }
 
-fn run_hart(mut hart: VirtualHart, vm: &HostedVm, clock: HostClock, engine: &mut dyn Engine<HostMemory>) {
+fn run_hart(mut hart: VirtualHart, vm: &HostedVm, pace: &Pace, engine: &mut dyn Engine<HostMemory>) {
     /// After so many yields in a row, the thread that is waited for has probably lost its processor to this
     /// one, which the host's scheduler needn't make good at a mere yield: sleep instead.
     const YIELDS: u32 = 20;
     const NAP: Duration = Duration::from_micros(50);
     let mut yields = 0;
     loop {
+        pace.gate.pass(vm);
         let progress = hart.advance(engine, vm);
         yields = if progress == Progress::Yield { yields + 1 } else { 0 };
         match progress {
@@ -151,7 +162,7 @@ fn run_hart(mut hart: VirtualHart, vm: &HostedVm, clock: HostClock, engine: &mut
             Progress::Yield if yields <= YIELDS => thread::yield_now(),
             Progress::Yield => thread::park_timeout(NAP),
             Progress::Idle { until: None } => thread::park(),
-            Progress::Idle { until: Some(ticks) } => thread::park_timeout(clock.until(ticks)),
+            Progress::Idle { until: Some(ticks) } => thread::park_timeout(pace.clock.until(ticks)),
             Progress::Off => return,
         }
     }

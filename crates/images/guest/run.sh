@@ -37,6 +37,13 @@ wait_for_port() {
     echo "$path"
 }
 
+# Starts the program that runs commands for the host: $1 says who ends the machine. A host that gives it no port
+# gets none.
+agent() {
+    [ -n "$(argument rvisor.agent)" ] && [ -e /rvisor/agent ] || return
+    path=$(wait_for_port org.rvisor.agent) && /rvisor/agent "$path" "$target" "$1"
+}
+
 end() {
     sync
     [ -z "$target" ] || mount -o remount,ro $target 2>/dev/null
@@ -78,6 +85,7 @@ run_command() {
         mount --bind /dev/pts $target/dev/pts
         mount --bind /dev/shm $target/dev/shm
     fi
+    agent script &
     network
 
     # The host may still be connecting: an empty read isn't the end yet.
@@ -118,6 +126,7 @@ elif [ -n "$trouble" ]; then
     echo "rvisor: $trouble" >&2
     end
 elif [ -n "$target" ]; then
+    agent system
     for directory in proc sys dev; do
         mount --move /$directory $target/$directory
     done
@@ -125,6 +134,7 @@ elif [ -n "$target" ]; then
 else
     mkdir -p /dev/pts
     mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+    agent script &
     network
     cd "$HOME"
     # The shell is not process 1: its exit ends the machine.

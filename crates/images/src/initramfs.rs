@@ -35,6 +35,16 @@ pub fn run(kernel: &Kernel, busybox: &[u8], has_disk: bool) -> Result<Vec<u8>> {
     Ok(cpio.finish())
 }
 
+/// What is laid over a run initrd at each boot: the current script and the in-guest agent, so that images serve
+/// whatever this Rvisor asks for, whenever they were made. The kernel unpacks one archive after the other.
+#[must_use]
+pub fn overlay(agent: &[u8]) -> Vec<u8> {
+    let mut cpio = Cpio::default();
+    cpio.file("init", 0o755, [COMMON, include_str!("../guest/run.sh")].concat().as_bytes());
+    cpio.file("rvisor/agent", 0o755, agent);
+    cpio.finish()
+}
+
 /// The RAM disk of the builder VM: `programs` from e2fsprogs with their libraries, and `files` for its script.
 pub fn builder(
     kernel: &Kernel,

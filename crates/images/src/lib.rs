@@ -24,6 +24,7 @@ mod store;
 
 pub use build::{BuildDisk, BuildVm, Builder, Options, build, pull};
 pub use error::{Error, Result};
+pub use initramfs::overlay as run_overlay;
 pub use recipe::Recipe;
 pub use store::{Blob, Draft, Image, Manifest, Name, NewImage, Store};
 

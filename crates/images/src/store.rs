@@ -319,12 +319,24 @@ impl Store {
             };
             used.extend(manifest.blobs().map(|blob| blob.sha256.clone()));
         }
+        used.extend(self.used_by_machines());
         for path in entries(&self.blobs())? {
             if path.file_name().is_some_and(|name| !used.contains(&*name.to_string_lossy())) {
                 fs::remove_file(&path).context("remove", &path)?;
             }
         }
         Ok(())
+    }
+
+    /// Digests of the files that machines need to be started again, whatever became of their images.
+    fn used_by_machines(&self) -> Vec<String> {
+        let machines = entries(&self.root.join("machines")).unwrap_or_default();
+        let configs = machines.iter().filter_map(|machine| fs::read(machine.join("config.json")).ok());
+        let configs = configs.filter_map(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let digests = configs.flat_map(|config| {
+            ["kernel", "run_initrd", "base_disk"].map(|field| config[field].as_str().map(str::to_owned))
+        });
+        digests.flatten().collect()
     }
 
     /// A directory for the files of an image that is being made.
@@ -511,6 +523,21 @@ mod tests {
         store.remove("b").unwrap();
         assert_eq!(blob_count(&store), 0);
         assert!(matches!(store.remove("b"), Err(Error::NoImage(_))));
+    }
+
+    #[test]
+    fn files_that_a_machine_needs_outlive_their_image() {
+        let (directory, store) = store();
+        let image = add(&store, "a", "kernel", "initrd");
+        let machine = directory.path().join("machines/web");
+        fs::create_dir_all(&machine).unwrap();
+        let config = format!("{{\"kernel\": \"{}\"}}", image.manifest.kernel.sha256);
+        fs::write(machine.join("config.json"), config).unwrap();
+        store.remove("a").unwrap();
+        assert_eq!(entries(&store.blobs()).unwrap(), [image.kernel]);
+        fs::remove_dir_all(machine).unwrap();
+        add(&store, "b", "other", "initrd");
+        assert_eq!(blob_count(&store), 2);
     }
 
     #[test]

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use rvisor_hosted::Stream;
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::machine::{EngineKind, Machine, MachineConfig};
 use rvisor_hosted::net::NetOptions;
 use rvisor_hosted::runner::OnReset;
+use rvisor_instances::EngineConfig;
 use rvisor_machine::boot::Program;
 use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::{TranslationMode, VmConfig};
@@ -47,10 +50,10 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         machine_mode: program.needs_machine_mode(),
         disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
         network: network(options.net, &options.publish)?,
-        ports: Vec::new(),
         serial: serial.clone(),
         engine: engine(options.engine.engine),
         translator: translator(&options.engine)?,
+        ..MachineConfig::default()
     })?;
     let placed = machine.place(&program)?;
     let session = Session {
@@ -162,6 +165,25 @@ pub fn translator(options: &EngineOptions) -> anyhow::Result<rvisor_hosted::tran
     let store = is_wanted.then(|| options.code_cache.clone().or_else(code_cache)).flatten();
     let (profile, code_memory) = (options.profile, options.code_memory);
     Ok(rvisor_hosted::translator::Options { profile, dump, optimize, store, code_memory })
+}
+
+/// The same for a machine that is kept: what of it belongs to the machine, and what to this run.
+pub fn engine_config(
+    options: &EngineOptions,
+) -> anyhow::Result<(EngineConfig, rvisor_hosted::translator::Options)> {
+    let translator = translator(options)?;
+    let name = |value: &dyn Fn() -> Option<PossibleValue>| {
+        value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    };
+    // The machine's process has another working directory.
+    let store = translator.store.as_deref().map(std::path::absolute).transpose();
+    let config = EngineConfig {
+        engine: name(&|| options.engine.to_possible_value()),
+        optimize: name(&|| options.optimize.to_possible_value()),
+        code_cache: store.context("the directory for translated code has no absolute path")?,
+        code_memory: translator.code_memory,
+    };
+    Ok((config, translator))
 }
 
 /// Where translated code is kept: `$RVISOR_HOME/translations`, else `$XDG_CACHE_HOME/rvisor/translations`, else

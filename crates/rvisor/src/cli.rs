@@ -34,12 +34,73 @@ pub enum Command {
     /// Remove images
     Rmi(Rmi),
     /// List machines
-    Ps(List),
-    /// Remove machines that aren't running, with their disks
-    Rm {
-        /// Machines to remove
+    Ps(Ps),
+    /// Start machines that aren't running, each with its disk
+    Start(Start),
+    /// Ask machines to power off, and end those that don't
+    Stop(Stop),
+    /// End machines at once, without asking their guests
+    Kill {
+        /// Machines to end
         #[arg(required = true)]
         machines: Vec<String>,
+    },
+    /// Stop machines, then start them again
+    Restart(Stop),
+    /// Stop the harts of machines; they go on where they were with resume
+    Pause {
+        /// Machines to pause
+        #[arg(required = true)]
+        machines: Vec<String>,
+    },
+    /// Let paused machines go on
+    #[command(visible_alias = "unpause")]
+    Resume {
+        /// Machines to let go on
+        #[arg(required = true)]
+        machines: Vec<String>,
+    },
+    /// Remove machines that aren't running, with their disks
+    Rm(Rm),
+    /// Give a machine another name
+    Rename {
+        /// Machine to rename
+        machine: String,
+        /// Its new name
+        name: String,
+    },
+    /// Wait for machines to end, and print their exit codes
+    Wait {
+        /// Machines to wait for
+        #[arg(required = true)]
+        machines: Vec<String>,
+    },
+    /// Say all that is known of machines, as JSON
+    Inspect {
+        /// Machines to tell about
+        #[arg(required = true)]
+        machines: Vec<String>,
+    },
+    /// Show what a machine has said on its console, or its command on its standard streams
+    Logs(Logs),
+    /// Use a running machine's console
+    Attach(Attach),
+    /// Run a command in a running machine
+    Exec(Exec),
+    /// Copy files between a running machine and this host
+    Cp(Cp),
+    /// Show what running machines use: processor, memory, network, disks
+    Stats(Stats),
+    /// Show what happens to machines, while it happens
+    Events(Events),
+    /// Run a machine in the background (what `run -d` and `start` do this with)
+    #[command(hide = true)]
+    MachineProcess {
+        /// The store's directory
+        #[arg(long)]
+        store: PathBuf,
+        /// The machine
+        machine: String,
     },
     /// Print shell completions
     Completions {
@@ -60,9 +121,18 @@ pub struct Run {
     pub name: Option<String>,
     #[command(flatten)]
     pub size: Size,
+    /// Leave it running in the background, and print its name
+    #[arg(short, long)]
+    pub detach: bool,
     /// Remove the machine and its disk when it ends
     #[arg(long)]
     pub rm: bool,
+    /// Environment variable for the command; without a value it is this process's
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", requires = "command")]
+    pub environment: Vec<String>,
+    /// One more disk for the machine: empty, and removed with it
+    #[arg(long = "disk", value_name = "size=SIZE", value_parser = scratch_disk)]
+    pub disks: Vec<u64>,
     /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
@@ -216,6 +286,129 @@ pub struct Build {
 }
 
 #[derive(Args, Debug)]
+pub struct Ps {
+    /// Those that aren't running, too
+    #[arg(short, long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub list: List,
+}
+
+#[derive(Args, Debug)]
+pub struct Start {
+    /// Use the console of the machine, or show its command's output; its exit code is then this command's
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Machines to start
+    #[arg(required = true)]
+    pub machines: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Stop {
+    /// How long the guest may take before the machine is ended without it
+    #[arg(short, long = "time", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub time: Duration,
+    /// Machines to stop
+    #[arg(required = true)]
+    pub machines: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Rm {
+    /// End those that run first, without asking their guests
+    #[arg(short, long)]
+    pub force: bool,
+    /// Machines to remove
+    #[arg(required = true)]
+    pub machines: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Logs {
+    /// Go on until the machine ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The last lines only
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<usize>,
+    /// The console, even where the machine was made for a command
+    #[arg(long)]
+    pub console: bool,
+    /// Machine to read from
+    pub machine: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// Listen only
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Machine to use
+    pub machine: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// Give the command this command's standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Environment variable for the command; without a value it is this process's
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub environment: Vec<String>,
+    /// Directory in which the command runs
+    #[arg(short, long, default_value = "/root", value_name = "DIRECTORY")]
+    pub workdir: String,
+    /// How long to wait for a guest that is still starting
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub wait: Duration,
+    /// Machine to run it in
+    pub machine: String,
+    /// Command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Cp {
+    /// Keep the numbers of owners and groups in the machine; else what is copied there belongs to root
+    #[arg(short, long)]
+    pub archive: bool,
+    /// What to copy: PATH, or MACHINE:PATH
+    pub source: String,
+    /// Where to: PATH, or MACHINE:PATH
+    pub target: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Stats {
+    /// Once, and no more
+    #[arg(long)]
+    pub no_stream: bool,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Machines to show; all that run if none is named
+    pub machines: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Begin with those of the last so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub since: Option<Duration>,
+    /// Don't wait for more
+    #[arg(long)]
+    pub no_stream: bool,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Args, Debug)]
 pub struct List {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -264,6 +457,15 @@ fn size(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|number| number.checked_mul(1 << shift))
         .ok_or_else(|| "give bytes, or a number with K, M, G or T, such as 512M".into())
+}
+
+/// Parses `size=SIZE`.
+fn scratch_disk(text: &str) -> Result<u64, String> {
+    let bytes = text.strip_prefix("size=").ok_or("write size=SIZE, such as size=8G")?;
+    match size(bytes)? {
+        bytes if bytes > 0 && bytes.is_multiple_of(512) => Ok(bytes),
+        _ => Err("give a positive multiple of 512 bytes".into()),
+    }
 }
 
 /// Parses a size of the memory for translated code.

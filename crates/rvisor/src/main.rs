@@ -6,11 +6,12 @@ mod boot;
 mod builder;
 mod cli;
 mod generate;
-mod guest_command;
 mod images;
-mod machines;
+mod lifecycle;
+mod listing;
 mod run;
 mod session;
+mod sessions;
 mod table;
 
 use std::process::ExitCode;
@@ -74,8 +75,24 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Build(options) => images::build(&options),
         Command::Images(options) => images::list(&options),
         Command::Rmi(options) => images::remove(&options),
-        Command::Ps(options) => run::list(&options),
-        Command::Rm { machines } => run::remove(&machines),
+        Command::Ps(options) => listing::ps(&options),
+        Command::Inspect { machines } => listing::inspect(&machines),
+        Command::Stats(options) => listing::stats(&options),
+        Command::Start(options) => lifecycle::start(&options),
+        Command::Stop(options) => lifecycle::stop(&options),
+        Command::Kill { machines } => lifecycle::kill(&machines),
+        Command::Restart(options) => lifecycle::restart(&options),
+        Command::Pause { machines } => lifecycle::pause(&machines),
+        Command::Resume { machines } => lifecycle::resume(&machines),
+        Command::Rm(options) => lifecycle::remove(&options),
+        Command::Rename { machine, name } => lifecycle::rename(&machine, &name),
+        Command::Wait { machines } => lifecycle::wait(&machines),
+        Command::Attach(options) => sessions::attach(&options),
+        Command::Exec(options) => sessions::exec(&options),
+        Command::Cp(options) => sessions::copy(&options),
+        Command::Logs(options) => sessions::logs(&options),
+        Command::Events(options) => sessions::events(&options),
+        Command::MachineProcess { store, machine } => run::machine_process(&store, &machine),
         Command::Boot(options) => boot::boot(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),

@@ -39,7 +39,7 @@ fn name(stem: &str) -> String {
 }
 
 fn listed(name: &str) -> bool {
-    let ended = finish(&mut rvisor(["ps", "--quiet"]), b"", LIMIT);
+    let ended = finish(&mut rvisor(["ps", "--all", "--quiet"]), b"", LIMIT);
     ended.text().lines().any(|line| line == name)
 }
 

@@ -17,6 +17,7 @@ use rvisor_waist::{
 use super::Image;
 use super::image::caught;
 use super::transfer::{Transfer, byte_range};
+use crate::counters::Transfers;
 
 /// I/O threads of a disk: enough that reads from the host's disk overlap.
 const THREADS: usize = 4;
@@ -32,6 +33,7 @@ pub struct Disk<M> {
 struct Shared<M> {
     image: Arc<dyn Image>,
     memory: Arc<M>,
+    counters: Arc<Transfers>,
     /// Tells the home that there are completions.
     wake: Arc<dyn Fn() + Send + Sync>,
     state: Mutex<State>,
@@ -70,13 +72,20 @@ impl<M: GuestMemory + 'static> Disk<M> {
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<Self> {
         let (work, idle) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { image, memory, wake, state: Mutex::default(), work, idle });
+        let counters = Arc::default();
+        let shared = Arc::new(Shared { image, memory, counters, wake, state: Mutex::default(), work, idle });
         let mut disk = Self { shared, identity, threads: Vec::new() };
         for _ in 0..THREADS {
             let shared = Arc::clone(&disk.shared);
             disk.threads.push(thread::Builder::new().name("disk".into()).spawn(move || serve(&shared))?);
         }
         Ok(disk)
+    }
+
+    /// What the guest has read and written.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Transfers> {
+        Arc::clone(&self.shared.counters)
     }
 }
 
@@ -135,6 +144,9 @@ fn serve<M: GuestMemory>(shared: &Shared<M>) {
             state.running += 1;
             drop(state);
             let result = caught(|| perform(&mut transfer, &*shared.image, &operation));
+            if result.is_ok() {
+                count(&shared.counters, &operation);
+            }
             state = finish(shared, id, result);
         } else if state.closing {
             return;
@@ -142,6 +154,16 @@ fn serve<M: GuestMemory>(shared: &Shared<M>) {
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Counts what a successful operation has moved.
+fn count(counters: &Transfers, operation: &BlockOperation) {
+    let (traffic, segments) = match operation {
+        BlockOperation::Read { segments, .. } => (&counters.incoming, segments),
+        BlockOperation::Write { segments, .. } => (&counters.outgoing, segments),
+        _ => return,
+    };
+    traffic.count(segments.iter().map(|segment| u64::from(segment.length)).sum());
 }
 
 /// Publishes a completion, wakes the home and returns with the state locked.

@@ -9,10 +9,12 @@ use rvisor_waist::NetBackend;
 use super::engine::Engine;
 use super::queue::Queues;
 use super::{NetError, NetOptions};
+use crate::counters::Transfers;
 
 /// A network on the host's sockets. Dropping it ends its thread and all its connections.
 pub struct UserNetwork {
     queues: Arc<Queues>,
+    counters: Arc<Transfers>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -23,7 +25,13 @@ impl UserNetwork {
         let queues = Arc::new(Queues::new()?);
         let engine = Engine::new(options, Arc::clone(&queues), wake)?;
         let thread = thread::Builder::new().name("network".into()).spawn(move || serve(engine))?;
-        Ok(Self { queues, thread: Some(thread) })
+        Ok(Self { queues, counters: Arc::default(), thread: Some(thread) })
+    }
+
+    /// What the guest has sent and received.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Transfers> {
+        Arc::clone(&self.counters)
     }
 }
 
@@ -36,11 +44,16 @@ fn serve(engine: Engine) {
 
 impl NetBackend for UserNetwork {
     fn send(&mut self, frame: &[u8]) {
+        self.counters.outgoing.count(frame.len() as u64);
         self.queues.send(frame);
     }
 
     fn receive(&mut self, frame: &mut Vec<u8>) -> bool {
-        self.queues.receive(frame)
+        let received = self.queues.receive(frame);
+        if received {
+            self.counters.incoming.count(frame.len() as u64);
+        }
+        received
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Termios, tcgetattr};
+use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
 /// `rvisor ARGUMENTS…`
 pub fn rvisor<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
@@ -151,6 +151,20 @@ impl Terminal {
     #[track_caller]
     pub fn send(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).expect("a terminal");
+    }
+
+    /// Makes the window another size.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.line, size).expect("a terminal");
+        // The terminal is nobody's controlling one: the process is told by hand.
+        self.signal("WINCH");
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()));
     }
 
     /// Waits for the process's end; checks that it leaves the terminal as it was.

@@ -1,25 +1,27 @@
-//! The host's side of a command in a guest: three streams and a control port (the book, "The guest
-//! protocol").
+//! The host's side of the one command that a machine was made for: three streams and a control port (the book, "The
+//! guest protocol").
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rvisor_hosted::Stream;
+use rvisor_hosted::machine::Port;
 
 /// Longest line that a guest may send on the control port.
 const LINE_LIMIT: usize = 4096;
 
 /// How a guest says that a command ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// With this exit code.
     Exit(u8),
     /// It couldn't be run, for this reason.
     Failed(String),
 }
 
-/// Ports of the virtio console, connected to this process's standard streams.
-pub struct CommandPorts {
+/// Ports of the virtio console for the command's streams.
+pub(crate) struct CommandPorts {
     stdin: Stream,
     stdout: Stream,
     stderr: Stream,
@@ -40,36 +42,42 @@ impl CommandPorts {
         }
     }
 
-    /// Name and stream of each port, for the machine.
-    pub fn ports(&self) -> Vec<(String, Stream)> {
+    /// The ports, for the machine.
+    pub fn ports(&self) -> Vec<Port> {
         [
             ("org.rvisor.control", &self.control),
             ("org.rvisor.stdin", &self.stdin),
             ("org.rvisor.stdout", &self.stdout),
             ("org.rvisor.stderr", &self.stderr),
         ]
-        .map(|(name, stream)| (name.to_owned(), stream.clone()))
+        .map(|(name, stream)| Port::new(name, stream))
         .into()
     }
 
-    /// Connects the standard streams and sends the command; `ended` is called once its outcome is known.
+    /// Connects the standard streams and sends the command; `ended` is called once its outcome is known. Without
+    /// standard input the command reads its end at once.
     pub fn start(
         &self,
-        environment: &[(&str, String)],
+        environment: &[String],
         command: &[String],
+        stdin: Option<Box<dyn Read + Send>>,
+        (stdout, stderr): (impl Write + Send + 'static, impl Write + Send + 'static),
         ended: impl Fn() + Send + 'static,
     ) -> io::Result<()> {
-        self.stdout.write_to(io::stdout())?;
-        self.stderr.write_to(io::stderr())?;
+        self.stdout.write_to(stdout)?;
+        self.stderr.write_to(stderr)?;
         let reader = ControlReader { line: Vec::new(), outcome: Arc::clone(&self.outcome), ended };
         self.control.write_to(reader)?;
-        self.stdin.read_from(io::stdin(), None)?;
+        match stdin {
+            Some(stdin) => self.stdin.read_from(stdin, None)?,
+            None => self.stdin.end_input(),
+        }
         self.control.feed(&request(environment, command));
         Ok(())
     }
 
     /// Waits until standard output and standard error have taken everything.
-    pub fn drain(&self, patience: std::time::Duration) {
+    pub fn drain(&self, patience: Duration) {
         self.stdout.drain(patience);
         self.stderr.drain(patience);
     }
@@ -81,11 +89,10 @@ impl CommandPorts {
 }
 
 /// `run LENGTH`, then that many bytes of shell words: assignments, `--`, the command.
-fn request(environment: &[(&str, String)], command: &[String]) -> Vec<u8> {
-    let assignments = environment.iter().map(|(name, value)| quote(&format!("{name}={value}")));
-    let words: Vec<_> =
-        assignments.chain(["--".to_owned()]).chain(command.iter().map(|word| quote(word))).collect();
-    let words = words.join(" ");
+fn request(environment: &[String], command: &[String]) -> Vec<u8> {
+    let separator = "--".to_owned();
+    let words = environment.iter().chain([&separator]).chain(command);
+    let words = words.map(|word| quote(word)).collect::<Vec<_>>().join(" ");
     format!("run {}\n{words}", words.len()).into_bytes()
 }
 
@@ -138,7 +145,7 @@ mod tests {
     #[test]
     fn words_survive_the_shell() {
         let words = ["a b", "it's", "$HOME `x` \"y\"", "", "line\nbreak", "ü"].map(String::from);
-        let text = String::from_utf8(request(&[("TERM", "dumb".into())], &words)).unwrap();
+        let text = String::from_utf8(request(&["TERM=dumb".into()], &words)).unwrap();
         let (head, words_text) = text.split_once('\n').unwrap();
         assert_eq!(head, format!("run {}", words_text.len()));
         let script = format!("set -- {words_text}; shift 2; for word; do printf '%s\\0' \"$word\"; done");

@@ -1,0 +1,281 @@
+//! Files between host and guest, through `tar` in the guest.
+//!
+//! What comes from a guest isn't trusted: it is unpacked into a directory of its own, out of which nothing leads, and
+//! moved to its place when it is whole.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::agent::ExecRequest;
+use crate::client::{Client, Session};
+use crate::directory::Directory;
+use crate::error::{Context, Error, Result};
+use crate::protocol::Frame;
+
+/// Seconds to wait for a guest that is still starting.
+const PATIENCE: f64 = 60.0;
+/// Bytes sent at a time.
+const CHUNK: usize = 64 << 10;
+
+fn session(directory: &Directory, words: &[&str]) -> Result<Session> {
+    let request = ExecRequest {
+        command: words.iter().map(|word| (*word).to_owned()).collect(),
+        environment: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
+        directory: "/".into(),
+        terminal: None,
+        patience: PATIENCE,
+    };
+    Client::new(directory).exec(request)
+}
+
+/// Waits for a command's end; its standard output goes to `output`. An error says what the command did.
+fn finish(directory: &Directory, session: &mut Session, output: &mut dyn Write) -> Result<u8> {
+    let broken = |source| Error::Io { action: "copy with", path: directory.name().into(), source };
+    let mut complaint = Vec::new();
+    let mut ended = None;
+    while let Some(frame) = session.receive().map_err(broken)? {
+        match frame {
+            Frame::Stdout(bytes) => output.write_all(&bytes).map_err(broken)?,
+            Frame::Stderr(bytes) if complaint.len() < 4096 => complaint.extend(bytes),
+            Frame::Exit(code) => ended = Some(code),
+            Frame::Failed(_, reason) => return Err(Error::Refused(format!("tar in the guest: {reason}"))),
+            _ => {}
+        }
+    }
+    let complaint = String::from_utf8_lossy(&complaint);
+    match (ended, complaint.lines().next()) {
+        (Some(code), None) => Ok(code),
+        (Some(0), Some(_)) => Ok(0),
+        (Some(_), Some(line)) => Err(Error::Refused(format!("the guest says: {line}"))),
+        (None, _) => Err(Error::Refused(format!("machine {} has ended", directory.name()))),
+    }
+}
+
+/// Whether a path in the guest is a directory.
+fn is_directory(directory: &Directory, path: &str) -> Result<bool> {
+    let mut session = session(directory, &["test", "-d", path])?;
+    Ok(finish(directory, &mut session, &mut io::sink())? == 0)
+}
+
+/// Folder and name of a path in the guest; `None` as the name where the path ends in `.`, `..` or `/`.
+fn split(path: &str) -> (String, Option<String>) {
+    let trimmed = path.trim_end_matches('/');
+    let (folder, name) = trimmed.rsplit_once('/').unwrap_or((".", trimmed));
+    let folder = if folder.is_empty() { "/" } else { folder };
+    let is_name = !matches!(name, "" | "." | "..") && trimmed == path;
+    (folder.to_owned(), is_name.then(|| name.to_owned()))
+}
+
+/// Copies a file or directory into the guest, as docker does: into `to` where that is a directory, else as `to`.
+/// What is copied belongs to root, or with `keep_owners` to who owns it here.
+///
+/// # Errors
+/// If there is nothing to copy or no place for it; or the machine doesn't run.
+pub fn copy_to_guest(directory: &Directory, from: &Path, to: &str, keep_owners: bool) -> Result<()> {
+    let metadata = fs::symlink_metadata(from).context("copy", from)?;
+    let only_content = from.as_os_str().as_encoded_bytes().ends_with(b"/.");
+    let (folder, name) = if is_directory(directory, to)? {
+        let name = from.canonicalize().ok().and_then(|path| path.file_name().map(OsStr::to_owned));
+        let name = if from.file_name().is_some() && !only_content {
+            from.file_name().map(OsStr::to_owned)
+        } else {
+            name
+        };
+        (to.to_owned(), if only_content { ".".into() } else { name.unwrap_or_else(|| ".".into()) })
+    } else {
+        let path = if metadata.is_dir() { to.trim_end_matches('/') } else { to };
+        let (folder, name) = split(path);
+        let name = name.ok_or_else(|| Error::Refused(format!("{to} isn't a directory in the guest")))?;
+        (folder, name.into())
+    };
+    let mut session = session(directory, &["tar", "-x", "-p", "-f", "-", "-C", &folder])?;
+    let sender = session.try_clone().context("copy", from)?;
+    let from = from.to_owned();
+    let packer = thread::spawn(move || {
+        let mut sink = Sink(sender);
+        pack(&from, Path::new(&name), keep_owners, io::BufWriter::with_capacity(CHUNK, &mut sink))
+            .context("copy", &from)?;
+        sink.0.send(&Frame::InputEnd).context("copy", &from)
+    });
+    let code = finish(directory, &mut session, &mut io::sink());
+    session.close();
+    let packed = packer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    match code? {
+        0 => packed,
+        code => Err(Error::Refused(format!("tar in the guest ended with {code}"))),
+    }
+}
+
+/// Writes a file or a directory with all that is in it as `name`.
+fn pack(from: &Path, name: &Path, keep_owners: bool, output: impl Write) -> io::Result<()> {
+    let mut tar = tar::Builder::new(output);
+    tar.follow_symlinks(false);
+    let mut pending = vec![(from.to_owned(), name.to_owned())];
+    while let Some((path, name)) = pending.pop() {
+        let metadata = fs::symlink_metadata(&path)?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&metadata);
+        if !keep_owners {
+            header.set_uid(0);
+            header.set_gid(0);
+        }
+        if metadata.is_dir() {
+            header.set_size(0);
+            tar.append_data(&mut header, &name, io::empty())?;
+            for entry in fs::read_dir(&path)? {
+                let entry = entry?;
+                pending.push((entry.path(), name.join(entry.file_name())));
+            }
+        } else if metadata.is_symlink() {
+            header.set_size(0);
+            tar.append_link(&mut header, &name, fs::read_link(&path)?)?;
+        } else if metadata.is_file() {
+            // What a file that grows meanwhile gains isn't copied.
+            let content = File::open(&path)?.take(metadata.len());
+            tar.append_data(&mut header, &name, content)?;
+        } else {
+            log::warn!("{} is neither file nor directory nor link; it isn't copied", path.display());
+        }
+    }
+    tar.into_inner()?.flush()
+}
+
+/// Sends what is written as input.
+struct Sink(Session);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(CHUNK)];
+        self.0.send(&Frame::Input(piece.to_vec()))?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Copies a file or directory out of the guest: into `to` where that is a directory, else as `to`. What is copied
+/// belongs to the user.
+///
+/// # Errors
+/// As for [`copy_to_guest`].
+pub fn copy_from_guest(directory: &Directory, from: &str, to: &Path) -> Result<()> {
+    let only_content = from.ends_with("/.");
+    let path = if only_content { from.trim_end_matches("/.") } else { from.trim_end_matches('/') };
+    let (folder, name) = split(if path.is_empty() { "/" } else { path });
+    let (folder, name) = match name {
+        Some(name) => (folder, name),
+        None => (from.to_owned(), ".".into()),
+    };
+    let into = to.is_dir();
+    let parent = match to.parent() {
+        _ if into => to,
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let draft = Draft::new(parent)?;
+    let word = if name == "." { name.clone() } else { format!("./{name}") };
+    let mut session = session(directory, &["tar", "-c", "-f", "-", "-C", &folder, &word])?;
+    let (reader, writer) = io::pipe().context("copy to", to)?;
+    let unpacked = draft.0.clone();
+    let unpacker = thread::spawn(move || {
+        let mut archive = tar::Archive::new(io::BufReader::new(reader));
+        archive.set_overwrite(false);
+        let result = archive.unpack(&unpacked);
+        // The end of an archive is followed by zeros that somebody has to take.
+        let _ = io::copy(&mut archive.into_inner(), &mut io::sink());
+        result
+    });
+    let code = finish(directory, &mut session, &mut { writer });
+    let unpacked = unpacker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    match code? {
+        0 => unpacked.context("copy to", to)?,
+        _ => return Err(Error::Refused(format!("there is no {from} in the guest"))),
+    }
+    let source = draft.0.join(&name);
+    let is_directory = fs::symlink_metadata(&source).context("copy", &source)?.is_dir();
+    let target = if into && !only_content && name != "." { to.join(&name) } else { to.to_owned() };
+    if is_directory && target.exists() && !target.is_dir() {
+        return Err(Error::Refused(format!(
+            "{} is a file; a directory can't take its place",
+            target.display()
+        )));
+    }
+    merge(&source, &target).context("copy to", &target)
+}
+
+/// A directory beside the place where something is to be. Dropping it removes it.
+struct Draft(PathBuf);
+
+impl Draft {
+    fn new(parent: &Path) -> Result<Self> {
+        for number in 0.. {
+            let path = parent.join(format!(".rvisor-cp-{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| Self(path)).context("copy to", parent),
+            }
+        }
+        unreachable!("the numbers don't end")
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Moves a file or directory to its place; what is in a directory that exists stays unless something takes its place.
+fn merge(from: &Path, to: &Path) -> io::Result<()> {
+    let is_directory = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    if !is_directory(from) || !to.is_dir() {
+        return fs::rename(from, to);
+    }
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        merge(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_in_the_guest_are_taken_apart() {
+        assert_eq!(split("/etc/hosts"), ("/etc".into(), Some("hosts".into())));
+        assert_eq!(split("/etc"), ("/".into(), Some("etc".into())));
+        assert_eq!(split("file"), (".".into(), Some("file".into())));
+        assert_eq!(split("/etc/").1, None);
+        assert_eq!(split("/").1, None);
+        assert_eq!(split("/a/..").1, None);
+    }
+
+    #[test]
+    fn packed_tree_comes_out_as_it_was_and_merges() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::create_dir_all(from.join("sub")).unwrap();
+        fs::write(from.join("sub/file"), "new").unwrap();
+        std::os::unix::fs::symlink("file", from.join("sub/link")).unwrap();
+        let mut bytes = Vec::new();
+        pack(&from, Path::new("x"), false, &mut bytes).unwrap();
+        let draft = Draft::new(directory.path()).unwrap();
+        tar::Archive::new(bytes.as_slice()).unpack(&draft.0).unwrap();
+        fs::create_dir_all(to.join("sub")).unwrap();
+        fs::write(to.join("sub/file"), "old").unwrap();
+        fs::write(to.join("sub/other"), "stays").unwrap();
+        merge(&draft.0.join("x"), &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("sub/link")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(to.join("sub/other")).unwrap(), "stays");
+        let path = draft.0.clone();
+        drop(draft);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,214 @@
+//! A command's end of a machine's control socket.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::agent::ExecRequest;
+use crate::directory::Directory;
+use crate::error::{Error, Result};
+use crate::protocol::{Ended, Envelope, Frame, Live, Reply, Request, Stats, VERSION, read_line, write_line};
+
+/// How long a process that has the lock may take to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer that nothing has to be waited for may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// A machine that runs in another process.
+pub struct Client<'a> {
+    directory: &'a Directory,
+}
+
+impl<'a> Client<'a> {
+    /// The machine of this directory.
+    #[must_use]
+    pub fn new(directory: &'a Directory) -> Self {
+        Self { directory }
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match UnixStream::connect(self.directory.socket()) {
+                Ok(stream) => return Ok(stream),
+                Err(_) if !self.directory.is_running()? => {
+                    return Err(Error::NotRunning(self.directory.name().to_owned()));
+                }
+                // It is starting, or ending.
+                Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(self.no_answer(&error)),
+            }
+        }
+    }
+
+    fn no_answer(&self, error: &io::Error) -> Error {
+        Error::NoAnswer { name: self.directory.name().to_owned(), reason: error.to_string() }
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: Request, limit: Option<Duration>) -> Result<(T, UnixStream)> {
+        let mut stream = self.connect()?;
+        let exchange = || {
+            stream.set_read_timeout(limit)?;
+            write_line(&mut stream, &Envelope { version: VERSION, request })?;
+            let line = read_line(&mut stream)?;
+            stream.set_read_timeout(None)?;
+            Ok(serde_json::from_slice::<Answer<T>>(&line)?)
+        };
+        let answer = exchange().map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                Error::Refused(format!("machine {} has ended", self.directory.name()))
+            }
+            _ => self.no_answer(&error),
+        })?;
+        match answer.reply {
+            Reply::Ok(value) => Ok((value, stream)),
+            Reply::Error(text) => Err(Error::Refused(text)),
+        }
+    }
+
+    /// How the machine is right now.
+    ///
+    /// # Errors
+    /// If it isn't running or doesn't answer; the same for the others.
+    pub fn live(&self) -> Result<Live> {
+        Ok(self.ask(Request::Inspect, Some(ANSWER))?.0)
+    }
+
+    /// What the machine uses and has done.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live).
+    pub fn stats(&self) -> Result<Stats> {
+        Ok(self.ask(Request::Stats, Some(ANSWER))?.0)
+    }
+
+    /// Ends the machine: asks the guest, and after `patience` doesn't ask. Returns its exit code.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live).
+    pub fn stop(&self, patience: Duration) -> Result<u8> {
+        self.end(Request::Stop { seconds: patience.as_secs_f64() })
+    }
+
+    /// Ends the machine without asking. Returns its exit code.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live).
+    pub fn kill(&self) -> Result<u8> {
+        match self.ask::<Ended>(Request::Kill, Some(ANSWER)) {
+            Ok((ended, _)) => {
+                self.directory.wait()?;
+                Ok(ended.exit_code)
+            }
+            Err(Error::NoAnswer { .. }) => self.kill_process(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends a process that doesn't listen.
+    fn kill_process(&self) -> Result<u8> {
+        let pid = self.directory.state()?.pid;
+        // The lock is held, so the process that has written its number there is the one that holds it.
+        if self.directory.is_running()?
+            && let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            self.directory.wait()?;
+        }
+        Ok(137)
+    }
+
+    /// Waits for the machine's end. Returns its exit code.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live).
+    pub fn wait(&self) -> Result<u8> {
+        self.end(Request::Wait)
+    }
+
+    fn end(&self, request: Request) -> Result<u8> {
+        let (ended, stream) = self.ask::<Ended>(request, None)?;
+        drop(stream);
+        // Now its process cleans up.
+        self.directory.wait()?;
+        Ok(ended.exit_code)
+    }
+
+    /// Stops the harts.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if it is paused already.
+    pub fn pause(&self) -> Result<()> {
+        self.ask(Request::Pause, Some(ANSWER)).map(|((), _)| ())
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if it isn't paused.
+    pub fn resume(&self) -> Result<()> {
+        self.ask(Request::Resume, Some(ANSWER)).map(|((), _)| ())
+    }
+
+    /// Listens to what the machine says, and may type.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live).
+    pub fn attach(&self) -> Result<Session> {
+        Ok(Session { stream: self.ask::<()>(Request::Attach, Some(ANSWER))?.1 })
+    }
+
+    /// Runs a command in the guest.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if the guest has no agent.
+    pub fn exec(&self, request: ExecRequest) -> Result<Session> {
+        let limit = ANSWER + Duration::try_from_secs_f64(request.patience).unwrap_or_default();
+        Ok(Session { stream: self.ask::<()>(Request::Exec(request), Some(limit))?.1 })
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer<T> {
+    reply: Reply<T>,
+}
+
+/// Frames to and from a machine.
+pub struct Session {
+    stream: UnixStream,
+}
+
+impl Session {
+    /// Another handle on the same session, for another thread.
+    ///
+    /// # Errors
+    /// If the host has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.try_clone()? })
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// If nobody is there any more.
+    pub fn send(&mut self, frame: &Frame) -> io::Result<()> {
+        frame.write_to(&mut self.stream)
+    }
+
+    /// The next frame; `None` at the end.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn receive(&mut self) -> io::Result<Option<Frame>> {
+        Frame::read_from(&mut self.stream)
+    }
+
+    /// Ends the session, for all handles.
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}

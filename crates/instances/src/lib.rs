@@ -1,0 +1,40 @@
+//! Machines on this host: one process each, a directory each, and a socket in it that every command uses.
+//!
+//! Key types: [`Machines`] (all of them), [`Directory`] (one, on disk), [`VmProcess`] (one, running in this process),
+//! [`Client`] (one, running in another process), [`AgentLink`] (commands in a guest).
+//!
+//! There is no central process. What is true of a machine follows from its directory and from a lock that its
+//! process holds; the book describes both in "Machines". This crate is not for parsing command lines.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod archive;
+mod client;
+mod command;
+mod config;
+mod console;
+mod daemon;
+mod directory;
+mod drive;
+mod error;
+mod events;
+mod log_file;
+mod process;
+mod protocol;
+mod server;
+
+pub use agent::{AgentLink, ExecRequest};
+pub use archive::{copy_from_guest, copy_to_guest};
+pub use client::{Client, Session};
+pub use config::{Config, EngineConfig, State, Status};
+pub use daemon::{READY, start_detached};
+pub use directory::{Directory, Listed, Lock, Machines, check_name};
+pub use drive::{Drive, Outcome};
+pub use error::{Error, Result};
+pub use events::{Event, EventReader, Events};
+pub use log_file::{LogReader, Record, Source};
+pub use process::{End, Front, VmProcess};
+pub use protocol::{Frame, HartStats, Live, Stats, Transfer, VERSION};
+
+/// The in-guest agent, an ELF file for RISC-V Linux.
+const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));

@@ -1,0 +1,461 @@
+//! A machine running in this process, and what others may ask of it meanwhile.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rvisor_hosted::Stream;
+use rvisor_hosted::disk::{DiskOptions, Format};
+use rvisor_hosted::machine::{Machine, MachineConfig};
+use rvisor_hosted::net::NetOptions;
+use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
+use rvisor_hosted::stream::Filter;
+use rvisor_hosted::translator;
+use rvisor_machine::PowerRequest;
+use rvisor_machine::boot::Program;
+
+use crate::AGENT;
+use crate::agent::{AgentLink, Channel, ExecRequest};
+use crate::command::{CommandPorts, Outcome};
+use crate::config::{Config, State, Status, now};
+use crate::console::Console;
+use crate::directory::{Directory, Lock};
+use crate::error::{Context, Error, Result};
+use crate::events::Events;
+use crate::log_file::{LogWriter, Source};
+use crate::protocol::{HartStats, Live, Stats, Transfer};
+use crate::server;
+
+/// How long output may take to reach a slow reader after the machine ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long clients may take to hear of it.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// Exit code of a machine that was ended without being asked.
+const KILLED: u8 = 128 + 9;
+/// Exit code of a command that ended with its machine, which was asked to end.
+const TERMINATED: u8 = 128 + 15;
+
+/// Where the machine's streams are, beside its log.
+pub enum Front {
+    /// On this process's standard streams; the filter sees what is typed on the console.
+    Foreground(Option<Filter>),
+    /// Nowhere.
+    Detached,
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+pub struct End {
+    /// Its exit code.
+    pub code: u8,
+    /// Why it couldn't do what it was made for, if it couldn't.
+    pub error: Option<String>,
+    /// The last lines of its console, if they may say more about that.
+    pub last_lines: Vec<String>,
+}
+
+/// A machine that is ready to run in this process.
+pub struct VmProcess {
+    control: Arc<Control>,
+    kernel: Vec<u8>,
+    initrd: Vec<u8>,
+    command: Option<CommandPorts>,
+    lock: Lock,
+}
+
+impl VmProcess {
+    /// Makes the machine of a directory whose lock is held, and listens on its control socket.
+    ///
+    /// # Errors
+    /// If the machine can't be made.
+    pub fn new(directory: Directory, lock: Lock, rest: translator::Options) -> Result<Self> {
+        let config = directory.config()?;
+        let blob = |digest: &str| {
+            let path = directory.store().join("blobs/sha256").join(digest);
+            fs::read(&path).context("read a file of the machine's image,", &path)
+        };
+        let (kernel, mut initrd) = (blob(&config.kernel)?, blob(&config.run_initrd)?);
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(rvisor_images::run_overlay(AGENT));
+        let (serial, agent) = (Stream::new(), AgentLink::new());
+        let command = (!config.command.is_empty()).then(CommandPorts::new);
+        let mut ports = command.as_ref().map(CommandPorts::ports).unwrap_or_default();
+        ports.push(agent.port());
+        let on_power_on = agent.clone();
+        let machine = Machine::new(MachineConfig {
+            harts: config.cpus as usize,
+            memory: config.memory,
+            machine_mode: false,
+            disks: disks(&directory, &config),
+            network: network(&directory, &config)?,
+            ports,
+            serial: serial.clone(),
+            engine: config.engine.kind(),
+            translator: config.engine.translator(rest),
+            on_power_on: Some(Box::new(move || on_power_on.reset())),
+        })?;
+        let console = Console::new(LogWriter::open(directory.log())?);
+        let events = Events::new(directory.store());
+        let control = Arc::new(Control {
+            directory,
+            config,
+            machine,
+            agent,
+            console,
+            serial,
+            events,
+            phase: Mutex::default(),
+            changed: Condvar::new(),
+            started: Instant::now(),
+        });
+        Ok(Self { control, kernel, initrd, command, lock })
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn vm(&self) -> &Arc<HostedVm> {
+        self.control.machine.vm()
+    }
+
+    /// Runs the machine to its end; `ready` is called once it runs and listens.
+    ///
+    /// # Errors
+    /// If it can't be started. Its end, good or bad, is no error.
+    pub fn run(self, front: Front, ready: impl FnOnce()) -> Result<End> {
+        let control = &self.control;
+        let command_line = control.command_line();
+        let program =
+            Program::Linux { kernel: &self.kernel, initrd: Some(&self.initrd), command_line: &command_line };
+        let placed = control.machine.place(&program)?;
+        let listener = server::listen(&control.directory)?;
+        let host = |result: std::io::Result<()>| result.context("use", Path::new("the host's threads"));
+        let signals = end_on_signals(control.machine.vm()).context("use", Path::new("signals"))?;
+        self.connect(front).or_else(|error| host(Err(error)))?;
+        let clients = server::serve(listener, control).context("use", Path::new("the host's threads"))?;
+        control.directory.set_state(&Directory::started())?;
+        control.tell("start", None);
+        ready();
+        let on_reset = if self.command.is_some() { OnReset::Stop } else { OnReset::Reboot };
+        let ending = control.machine.run(&placed, on_reset, None);
+        control.serial.drain(PATIENCE);
+        if let Some(command) = &self.command {
+            command.drain(PATIENCE);
+        }
+        let end = self.end(ending.map_err(|error| error.to_string()), signals.get());
+        control.finish(&end);
+        let deadline = Instant::now() + FAREWELL;
+        while clients.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = fs::remove_file(control.directory.socket());
+        if control.config.remove {
+            control.directory.remove_locked(&self.lock)?;
+            control.tell("destroy", None);
+        }
+        Ok(end)
+    }
+
+    /// Where the translator's time went, if that was asked for.
+    pub fn profiler(&self) -> impl Fn() -> Option<String> + 'static {
+        let control = Arc::clone(&self.control);
+        move || control.machine.profile()
+    }
+
+    /// Connects the machine's streams.
+    fn connect(&self, front: Front) -> std::io::Result<()> {
+        let control = &self.control;
+        let (filter, foreground) = match front {
+            Front::Foreground(filter) => (filter, true),
+            Front::Detached => (None, false),
+        };
+        let stdout = || foreground.then(|| Box::new(std::io::stdout()) as _);
+        let Some(command) = &self.command else {
+            control.serial.write_to(control.console.sink(Source::Console, stdout()))?;
+            if foreground {
+                control.serial.read_from(std::io::stdin(), filter)?;
+            }
+            return Ok(());
+        };
+        control.serial.write_to(control.console.sink(Source::Console, None))?;
+        let stdin = foreground.then(|| Box::new(std::io::stdin()) as Box<dyn Read + Send>);
+        let stderr = foreground.then(|| Box::new(std::io::stderr()) as _);
+        let sinks =
+            (control.console.sink(Source::Stdout, stdout()), control.console.sink(Source::Stderr, stderr));
+        let vm = Arc::downgrade(control.machine.vm());
+        // The guest has written everything back when it tells the outcome: nothing is lost by not waiting for its
+        // power-off.
+        let ended = move || {
+            if let Some(vm) = vm.upgrade() {
+                vm.request_power(PowerRequest::PowerOff);
+            }
+        };
+        command.start(&control.config.environment, &control.config.command, stdin, sinks, ended)
+    }
+
+    /// What the machine's end means.
+    fn end(&self, ending: Result<Ending, String>, signal: Option<i32>) -> End {
+        let end = |code| End { code, error: None, last_lines: Vec::new() };
+        let failed = |error: String| End { error: Some(error), ..end(125) };
+        let phase = self.control.phase();
+        let outcome = self.command.as_ref().map(CommandPorts::outcome);
+        match (ending, signal, outcome) {
+            (Err(error), ..) => failed(error),
+            (_, Some(signal), _) => end(128_u8.saturating_add(signal as u8)),
+            (_, _, Some(Some(Outcome::Exit(code)))) if !phase.forced => end(code),
+            _ if phase.forced => end(KILLED),
+            (_, _, Some(Some(Outcome::Failed(reason)))) => {
+                failed(format!("the guest couldn't run the command: {reason}"))
+            }
+            (_, _, Some(_)) if phase.stopping => end(TERMINATED),
+            (_, _, Some(_)) => {
+                let text = "the guest ended before the command did; its last lines on the console are above";
+                End { last_lines: self.control.console.last_lines(), ..failed(text.into()) }
+            }
+            (Ok(Ending::Fail(code)), ..) => end(u8::try_from(code).unwrap_or(u8::MAX).max(1)),
+            (Ok(Ending::PowerOff | Ending::TimedOut), ..) => end(0),
+        }
+    }
+}
+
+/// The machine's own copy-on-write disk if its image has one, and those beside it.
+fn disks(directory: &Directory, config: &Config) -> Vec<DiskOptions> {
+    let name = |number| if number == 0 { "root".into() } else { format!("disk-{number}") };
+    let qcow2 = |path: PathBuf, number: usize| DiskOptions {
+        format: Some(Format::Qcow2),
+        serial: Some(name(number)),
+        ..DiskOptions::new(path)
+    };
+    let own = config.base_disk.iter().map(|_| qcow2(directory.disk(), 0));
+    let others = (0..config.disks.len()).map(|number| qcow2(directory.other_disk(number), number + 1));
+    own.chain(others).collect()
+}
+
+fn network(directory: &Directory, config: &Config) -> Result<Option<NetOptions>> {
+    let forwards = config
+        .publish
+        .iter()
+        .map(|text| text.parse().map_err(|error| Error::Refused(format!("--publish {text}: {error}"))));
+    let forwards = forwards.collect::<Result<_>>()?;
+    let hostname = Some(directory.name().to_owned());
+    Ok(config.network.then(|| NetOptions { forwards, hostname, ..NetOptions::default() }))
+}
+
+/// What has been asked of a machine, and whether it has ended.
+#[derive(Default)]
+struct Phase {
+    /// The guest was asked to power off.
+    stopping: bool,
+    /// The machine was ended without asking.
+    forced: bool,
+    paused: bool,
+    ended: Option<u8>,
+}
+
+/// A machine that runs in this process, as its clients see it.
+pub(crate) struct Control {
+    directory: Directory,
+    config: Config,
+    machine: Machine,
+    agent: AgentLink,
+    console: Console,
+    serial: Stream,
+    events: Events,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    started: Instant,
+}
+
+impl Control {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, action: &str, detail: Option<String>) {
+        self.events.add(&self.directory.current_name(), action, detail);
+    }
+
+    fn command_line(&self) -> String {
+        let (append, name) = (&self.config.append, self.directory.name());
+        let common = format!("{append} quiet rvisor.agent=1 rvisor.hostname={name}");
+        if self.config.command.is_empty() {
+            // The second name is for the image's own init (kernel-command-line(7) of systemd).
+            format!("{common} systemd.hostname={name}")
+        } else {
+            format!("{common} panic=-1 rvisor.mode=command")
+        }
+    }
+
+    /// Where the machine's output goes.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Types on the console, if it is anybody's: a command's machine has none to type on.
+    pub fn type_in(&self, bytes: &[u8]) {
+        if self.config.command.is_empty() {
+            self.serial.feed(bytes);
+        }
+    }
+
+    /// How the machine is.
+    pub fn live(&self) -> Live {
+        Live { pid: std::process::id(), paused: self.phase().paused, agent: self.agent.is_ready() }
+    }
+
+    /// What it uses and has done.
+    pub fn stats(&self) -> Stats {
+        let transfer = |counted: &rvisor_hosted::counters::Transfers| Transfer {
+            incoming_bytes: counted.incoming.bytes.get(),
+            incoming: counted.incoming.operations.get(),
+            outgoing_bytes: counted.outgoing.bytes.get(),
+            outgoing: counted.outgoing.operations.get(),
+        };
+        let counters = self.machine.counters();
+        let harts = self.machine.vm().harts().iter().map(|hart| {
+            let exits = hart.exits();
+            let (budget, device, sbi, wait) = (exits.budget(), exits.device(), exits.sbi(), exits.wait());
+            HartStats { budget, device, sbi, wait }
+        });
+        Stats {
+            time: self.started.elapsed().as_nanos() as u64,
+            processor: processor_time(),
+            memory: resident_memory(),
+            memory_limit: self.config.memory,
+            threads: fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count() as u64),
+            harts: harts.collect(),
+            disks: counters.disks.iter().map(|disk| transfer(disk)).collect(),
+            network: counters.network.as_ref().map(|network| transfer(network)),
+        }
+    }
+
+    /// Waits for the machine's end.
+    pub fn wait(&self) -> u8 {
+        self.wait_until(None).unwrap_or_default()
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Option<u8> {
+        let mut phase = self.phase();
+        while phase.ended.is_none() {
+            phase = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return None,
+                Some(left) => {
+                    self.changed.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        phase.ended
+    }
+
+    /// Ends the machine: asks, and after `patience` doesn't.
+    pub fn stop(&self, patience: Duration) -> u8 {
+        let deadline = Instant::now().checked_add(patience);
+        self.phase().stopping = true;
+        self.tell("stop", None);
+        let _ = self.resume();
+        if self.agent.wait_ready(patience) {
+            self.agent.power_off();
+        }
+        self.wait_until(deadline).unwrap_or_else(|| self.force())
+    }
+
+    /// Ends the machine without asking.
+    pub fn kill(&self) -> u8 {
+        self.tell("kill", None);
+        self.force()
+    }
+
+    fn force(&self) -> u8 {
+        self.phase().forced = true;
+        self.machine.vm().request_power(PowerRequest::PowerOff);
+        self.wait()
+    }
+
+    /// Stops the harts.
+    pub fn pause(&self) -> Result<(), String> {
+        let mut phase = self.phase();
+        if phase.paused {
+            return Err(format!("machine {} is paused already", self.directory.current_name()));
+        }
+        if !self.machine.pause() {
+            return Err("the machine is ending".into());
+        }
+        phase.paused = true;
+        drop(phase);
+        self.note(Status::Paused);
+        self.tell("pause", None);
+        Ok(())
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) -> Result<(), String> {
+        let mut phase = self.phase();
+        if !phase.paused {
+            return Err(format!("machine {} isn't paused", self.directory.current_name()));
+        }
+        phase.paused = false;
+        self.machine.resume();
+        drop(phase);
+        self.agent.set_clock(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        self.note(Status::Running);
+        self.tell("unpause", None);
+        Ok(())
+    }
+
+    fn note(&self, status: Status) {
+        let noted = self.directory.state().and_then(|mut state| {
+            state.status = status;
+            self.directory.set_state(&state)
+        });
+        if let Err(error) = noted {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Runs a command in the guest.
+    pub fn exec(&self, request: &ExecRequest) -> Result<Channel, String> {
+        let name = self.directory.current_name();
+        if self.phase().paused {
+            return Err(format!("machine {name} is paused; let it go on with `rvisor resume {name}`"));
+        }
+        if !self.agent.wait_ready(Duration::try_from_secs_f64(request.patience).unwrap_or_default()) {
+            return Err(format!(
+                "the guest of machine {name} doesn't answer: it is still starting, or stopping; see `rvisor logs {name}`"
+            ));
+        }
+        let channel = self.agent.exec(request)?;
+        self.tell("exec", request.command.first().cloned());
+        Ok(channel)
+    }
+
+    /// Tells everybody that the machine has ended.
+    fn finish(&self, end: &End) {
+        self.agent.close();
+        self.console.close(end.code);
+        let mut state = self.directory.state().unwrap_or_else(|_| State::created());
+        (state.status, state.ended) = (Status::Exited, now());
+        (state.exit_code, state.error) = (Some(end.code), end.error.clone());
+        if let Err(error) = self.directory.set_state(&state) {
+            log::error!("{error}");
+        }
+        self.tell("die", Some(end.code.to_string()));
+        self.phase().ended = Some(end.code);
+        self.changed.notify_all();
+    }
+}
+
+/// Nanoseconds of the host's processors that this process has used.
+fn processor_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Bytes of the host's memory that this process has.
+fn resident_memory() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

@@ -1,0 +1,235 @@
+//! `rvisor ps`, `inspect` and `stats`.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use rvisor_instances::{Client, Directory, Error, Listed, Machines, Stats, Status};
+use serde_json::{Value, json};
+
+use crate::cli::{self, Format, Ps};
+use crate::lifecycle::machines;
+use crate::table;
+
+/// How often `stats` looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// `rvisor ps`.
+pub fn ps(options: &Ps) -> anyhow::Result<ExitCode> {
+    let is_up = |listed: &Listed| matches!(listed.state.status, Status::Running | Status::Paused);
+    let mut listed = machines()?.list()?;
+    listed.retain(|listed| options.all || is_up(listed));
+    match options.list.format {
+        _ if options.list.quiet => listed.iter().for_each(|machine| println!("{}", machine.name)),
+        Format::Json => {
+            let rows: Vec<_> = listed.iter().map(as_json).collect();
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+        }
+        Format::Table => {
+            let rows = listed.iter().map(|machine| {
+                let config = machine.config.as_ref();
+                let text = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+                [
+                    machine.name.clone(),
+                    text(config.map(|config| config.image.clone())),
+                    text(config.map(|config| short(&config.command.join(" ")))),
+                    status(machine),
+                    config.map(|config| config.publish.join(" ")).unwrap_or_default(),
+                    table::size(machine.disk),
+                ]
+            });
+            table::print(["NAME", "IMAGE", "COMMAND", "STATUS", "PORTS", "DISK"], rows);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The start of a command, on one line.
+fn short(command: &str) -> String {
+    const WIDTH: usize = 30;
+    let line = command.replace(|c: char| c.is_control(), " ");
+    match line.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None if line.is_empty() => "(console)".into(),
+        None => line,
+    }
+}
+
+fn status(machine: &Listed) -> String {
+    let state = &machine.state;
+    match (state.status, state.exit_code) {
+        (Status::Running, _) => format!("running, started {}", table::age(state.started)),
+        (Status::Paused, _) => format!("paused, started {}", table::age(state.started)),
+        (Status::Exited, Some(code)) => format!("exited ({code}) {}", table::age(state.ended)),
+        (Status::Crashed, _) => format!("crashed, started {}", table::age(state.started)),
+        (status, _) => status.name().into(),
+    }
+}
+
+fn as_json(machine: &Listed) -> Value {
+    let (config, state) = (machine.config.as_ref(), &machine.state);
+    json!({
+        "name": machine.name,
+        "image": config.map(|config| &config.image),
+        "command": config.map(|config| &config.command),
+        "state": state.status.name(),
+        "exit_code": state.exit_code,
+        "created": config.map(|config| config.created),
+        "started": state.started,
+        "ended": state.ended,
+        "ports": config.map(|config| &config.publish),
+        "disk": machine.disk,
+    })
+}
+
+/// `rvisor inspect`.
+pub fn inspect(names: &[String]) -> anyhow::Result<ExitCode> {
+    let machines = machines()?;
+    let told = names.iter().map(|name| {
+        let directory = machines.open(name)?;
+        let state = directory.state()?;
+        // One that ends at this moment is told as ended.
+        let live = Client::new(&directory).live().ok();
+        let disk = directory.look().map_or(0, |listed| listed.disk);
+        Ok(json!({
+            "name": name,
+            "state": state,
+            "config": directory.config().ok(),
+            "live": live,
+            "directory": machines.store().join("machines").join(name),
+            "disk": disk,
+        }))
+    });
+    let told = told.collect::<Result<Vec<Value>, Error>>()?;
+    println!("{}", serde_json::to_string_pretty(&told)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `rvisor stats`.
+pub fn stats(options: &cli::Stats) -> anyhow::Result<ExitCode> {
+    let machines = machines()?;
+    let mut before = BTreeMap::new();
+    let mut is_first = true;
+    loop {
+        let now = sample(&machines, &options.machines)?;
+        if !is_first {
+            show(&before, &now, options)?;
+            if options.no_stream {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        (before, is_first) = (now, false);
+        thread::sleep(PERIOD);
+    }
+}
+
+/// What each machine that runs has used so far.
+fn sample(machines: &Machines, names: &[String]) -> anyhow::Result<BTreeMap<String, Stats>> {
+    if !names.is_empty() {
+        let stats = |name: &String| {
+            let directory = machines.open(name)?;
+            Ok((name.clone(), Client::new(&directory).stats()?))
+        };
+        return names.iter().map(stats).collect();
+    }
+    let stats = |listed: Listed| {
+        let directory: Directory = machines.open(&listed.name).ok()?;
+        directory
+            .is_running()
+            .ok()?
+            .then(|| Client::new(&directory).stats().ok())?
+            .map(|it| (listed.name, it))
+    };
+    Ok(machines.list()?.into_iter().filter_map(stats).collect())
+}
+
+/// What a machine uses now.
+struct Usage {
+    /// Per cent of one processor.
+    processor: f64,
+    /// Bytes.
+    memory: u64,
+    limit: u64,
+    /// Bytes a second: received, sent, read, written.
+    rates: [f64; 4],
+    /// Exits a second.
+    exits: f64,
+}
+
+impl Usage {
+    fn between(before: &Stats, now: &Stats) -> Self {
+        let seconds = now.time.saturating_sub(before.time).max(1) as f64 / 1e9;
+        let per_second =
+            |count: &dyn Fn(&Stats) -> u64| count(now).saturating_sub(count(before)) as f64 / seconds;
+        let disks = |count: fn(&rvisor_instances::Transfer) -> u64| {
+            per_second(&|stats| stats.disks.iter().map(count).sum())
+        };
+        let network = |count: fn(&rvisor_instances::Transfer) -> u64| {
+            per_second(&|stats| stats.network.as_ref().map_or(0, count))
+        };
+        let exits = |stats: &Stats| {
+            stats.harts.iter().map(|hart| hart.budget + hart.device + hart.sbi + hart.wait).sum()
+        };
+        Self {
+            processor: per_second(&|stats| stats.processor) / 1e7,
+            memory: now.memory,
+            limit: now.memory_limit,
+            rates: [
+                network(|network| network.incoming_bytes),
+                network(|network| network.outgoing_bytes),
+                disks(|disk| disk.incoming_bytes),
+                disks(|disk| disk.outgoing_bytes),
+            ],
+            exits: per_second(&exits),
+        }
+    }
+}
+
+fn show(
+    before: &BTreeMap<String, Stats>,
+    now: &BTreeMap<String, Stats>,
+    options: &cli::Stats,
+) -> anyhow::Result<()> {
+    let usages =
+        now.iter().filter_map(|(name, now)| Some((name, now, Usage::between(before.get(name)?, now))));
+    if options.format == Format::Json {
+        let rows: Vec<_> = usages
+            .map(|(name, total, usage)| {
+                let [received, sent, read, written] = usage.rates;
+                json!({
+                    "name": name,
+                    "processor_percent": usage.processor,
+                    "memory": usage.memory,
+                    "memory_limit": usage.limit,
+                    "network_received_per_second": received,
+                    "network_sent_per_second": sent,
+                    "disk_read_per_second": read,
+                    "disk_written_per_second": written,
+                    "exits_per_second": usage.exits,
+                    "total": total,
+                })
+            })
+            .collect();
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&rows)?)?;
+        return Ok(());
+    }
+    if std::io::stdout().is_terminal() && !options.no_stream {
+        // To the top left, and clear what is below.
+        print!("\x1b[H\x1b[J");
+    }
+    let rows = usages.map(|(name, _, usage)| {
+        let rate = |number: usize| format!("{}/s", table::size(usage.rates[number] as u64));
+        [
+            name.clone(),
+            format!("{:.1}%", usage.processor),
+            format!("{} / {}", table::size(usage.memory), table::size(usage.limit)),
+            format!("{} / {}", rate(0), rate(1)),
+            format!("{} / {}", rate(2), rate(3)),
+            format!("{:.0}/s", usage.exits),
+        ]
+    });
+    table::print(["NAME", "CPU", "MEMORY / RAM", "NET IN / OUT", "DISK READ / WRITE", "EXITS"], rows);
+    Ok(())
+}

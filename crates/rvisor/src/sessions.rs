@@ -1,0 +1,210 @@
+//! `rvisor attach`, `exec`, `cp`, `logs` and `events`.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{bail, ensure};
+use rvisor_instances::{
+    Client, Directory, Drive, Event, Events, ExecRequest, LogReader, Outcome, Source, copy_from_guest,
+    copy_to_guest,
+};
+
+use crate::cli::{self, Attach, Cp, Exec, Format, Logs};
+use crate::lifecycle::{exit_code, machines};
+use crate::{run, table};
+
+/// How often files that grow are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// `rvisor attach`.
+pub fn attach(options: &Attach) -> anyhow::Result<ExitCode> {
+    attach_to(&machines()?.open(&options.machine)?, !options.no_stdin)
+}
+
+/// Uses a machine's console; its exit code is the command's if it ends meanwhile.
+pub fn attach_to(directory: &Directory, input: bool) -> anyhow::Result<ExitCode> {
+    let session = Client::new(directory).attach()?;
+    let drive = Drive { input, raw: input, escape: true, signals: false };
+    finish(directory, drive.run(session)?)
+}
+
+/// `rvisor exec`.
+pub fn exec(options: &Exec) -> anyhow::Result<ExitCode> {
+    if options.tty && options.interactive && !Drive::has_terminal() {
+        bail!("standard input isn't a terminal; leave --tty out");
+    }
+    let directory = machines()?.open(&options.machine)?;
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+    let mut environment = vec![path];
+    environment.extend(run::environment(&options.environment)?);
+    let request = ExecRequest {
+        command: options.command.clone(),
+        environment,
+        directory: options.workdir.clone(),
+        terminal: options.tty.then(|| Drive::window().unwrap_or((24, 80))),
+        patience: options.wait.as_secs_f64(),
+    };
+    let session = Client::new(&directory).exec(request)?;
+    let raw = options.tty && options.interactive;
+    let drive = Drive { input: options.interactive, raw, escape: false, signals: true };
+    finish(&directory, drive.run(session)?)
+}
+
+fn finish(directory: &Directory, outcome: Outcome) -> anyhow::Result<ExitCode> {
+    match outcome {
+        Outcome::Exit(code) => Ok(ExitCode::from(code)),
+        Outcome::Detached => Ok(ExitCode::SUCCESS),
+        // Codes of commands that can't be run are the user's to test for.
+        Outcome::Failed(code @ (126 | 127), reason) => {
+            eprintln!("rvisor: error: {reason}");
+            Ok(ExitCode::from(code))
+        }
+        Outcome::Failed(_, reason) => bail!(reason),
+        Outcome::Broken => {
+            directory.wait()?;
+            match exit_code(directory) {
+                Some(code) => Ok(ExitCode::from(code)),
+                None => bail!("the process of machine {} has ended", directory.name()),
+            }
+        }
+    }
+}
+
+/// A path, and the machine that it is in.
+fn place(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(':') {
+        // As docker has it: what begins like a path of this host is one, colons or not.
+        Some((machine, path)) if !machine.is_empty() && !machine.contains('/') && machine != "." => {
+            (Some(machine), path)
+        }
+        _ => (None, text),
+    }
+}
+
+/// `rvisor cp`.
+pub fn copy(options: &Cp) -> anyhow::Result<ExitCode> {
+    let machines = machines()?;
+    match (place(&options.source), place(&options.target)) {
+        ((None, from), (Some(machine), to)) => {
+            ensure!(!to.is_empty(), "{}: no path; write MACHINE:PATH", options.target);
+            copy_to_guest(&machines.open(machine)?, Path::new(from), to, options.archive)?;
+        }
+        ((Some(machine), from), (None, to)) => {
+            ensure!(!from.is_empty(), "{}: no path; write MACHINE:PATH", options.source);
+            copy_from_guest(&machines.open(machine)?, from, Path::new(to))?;
+        }
+        _ => bail!("one of the two is in a machine, the other isn't; write MACHINE:PATH for the one that is"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `rvisor logs`.
+pub fn logs(options: &Logs) -> anyhow::Result<ExitCode> {
+    let directory = machines()?.open(&options.machine)?;
+    let is_command = directory.config().is_ok_and(|config| !config.command.is_empty());
+    let console = options.console || !is_command;
+    let mut reader = LogReader::new(&directory);
+    let mut next = || loop {
+        let record = reader.next_record()?;
+        if (record.source == Source::Console) == console {
+            return Some((record.source, record.bytes));
+        }
+    };
+    match options.tail {
+        None => std::iter::from_fn(&mut next).try_for_each(|(source, bytes)| print(source, &bytes))?,
+        Some(tail) => {
+            let lines = last_lines(std::iter::from_fn(&mut next), tail);
+            lines.into_iter().try_for_each(|(source, bytes)| print(source, &bytes))?;
+        }
+    }
+    if options.follow {
+        loop {
+            // Asked first, so that what came before the end is read after it.
+            let is_over = !directory.is_running()?;
+            std::iter::from_fn(&mut next).try_for_each(|(source, bytes)| print(source, &bytes))?;
+            if is_over {
+                break;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The last lines of what comes in pieces, each with who said its beginning.
+fn last_lines(pieces: impl Iterator<Item = (Source, Vec<u8>)>, count: usize) -> VecDeque<(Source, Vec<u8>)> {
+    let mut lines: VecDeque<(Source, Vec<u8>)> = VecDeque::new();
+    for (source, bytes) in pieces {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match lines.back_mut() {
+                Some((_, last)) if !last.ends_with(b"\n") => last.extend(line),
+                _ => lines.push_back((source, line.to_vec())),
+            }
+            while lines.len() > count.max(1) {
+                lines.pop_front();
+            }
+        }
+    }
+    lines.truncate(count);
+    lines
+}
+
+fn print(source: Source, bytes: &[u8]) -> io::Result<()> {
+    if source == Source::Stderr {
+        return io::stderr().write_all(bytes);
+    }
+    let mut stdout = io::stdout();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// `rvisor events`.
+pub fn events(options: &cli::Events) -> anyhow::Result<ExitCode> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let first = now.saturating_sub(options.since.unwrap_or_default()).as_millis() as u64;
+    let mut reader = Events::new(machines()?.store()).read();
+    loop {
+        while let Some(event) = reader.next_event() {
+            if event.time >= first {
+                writeln!(io::stdout(), "{}", line(&event, options.format)?)?;
+            }
+        }
+        if options.no_stream {
+            return Ok(ExitCode::SUCCESS);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn line(event: &Event, format: Format) -> anyhow::Result<String> {
+    if format == Format::Json {
+        return Ok(serde_json::to_string(event)?);
+    }
+    let detail = event.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    Ok(format!("{}  {} {}{detail}", table::moment(event.time), event.action, event.machine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_lines_are_whole_whatever_the_pieces() {
+        let pieces = ["a\nb", "b\nc", "\n"].map(|text| (Source::Console, text.as_bytes().to_vec()));
+        let lines: Vec<_> = last_lines(pieces.into_iter(), 2).into_iter().map(|(_, line)| line).collect();
+        assert_eq!(lines, [b"bb\n".to_vec(), b"c\n".to_vec()]);
+        assert!(last_lines([(Source::Stdout, b"x\n".to_vec())].into_iter(), 0).is_empty());
+    }
+
+    #[test]
+    fn machine_and_path_are_told_apart() {
+        assert_eq!(place("web:/etc"), (Some("web"), "/etc"));
+        assert_eq!(place("./a:b"), (None, "./a:b"));
+        assert_eq!(place("/a:b"), (None, "/a:b"));
+        assert_eq!(place("plain"), (None, "plain"));
+    }
+}

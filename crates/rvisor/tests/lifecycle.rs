@@ -1,0 +1,307 @@
+//! Machines in the background, and every command that uses them. One machine serves many checks: a boot takes seconds.
+//!
+//! The images come from the user's store (`RVISOR_HOME`, else the default); they are pulled if they aren't there.
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Ended, Terminal, finish, rvisor};
+
+/// For anything that a machine does, on a slow and busy host.
+const LIMIT: Duration = Duration::from_secs(400);
+/// What Rvisor exits with when it couldn't do its part.
+const FAILURE: i32 = 125;
+
+/// A machine that is gone when the test is over, however it ends.
+struct Machine(String);
+
+impl Machine {
+    /// `rvisor run -d --name NAME OPTIONS…`
+    fn run(stem: &str, options: &[&str]) -> Self {
+        let machine = Self(format!("{stem}-{}", std::process::id()));
+        let image = options.iter().find(|word| ["busybox", "debian"].contains(word)).expect("an image");
+        finish(&mut rvisor(["pull", image]), b"", 9 * LIMIT).assert(0, &format!("{image}\n"));
+        let words = [&["run", "--detach", "--name", &machine.0], options].concat();
+        finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
+        machine
+    }
+
+    /// `rvisor WORDS… NAME`
+    fn ask(&self, words: &[&str]) -> Ended {
+        finish(&mut rvisor([words, &[&self.0]].concat()), b"", LIMIT)
+    }
+
+    /// The same; it succeeds and prints the name.
+    #[track_caller]
+    fn tell(&self, words: &[&str]) {
+        self.ask(words).assert(0, &format!("{}\n", self.0));
+    }
+
+    /// The same; it is refused, in a line that tells this.
+    #[track_caller]
+    fn refuse(&self, words: &[&str], told: &str) {
+        let ended = self.ask(words);
+        assert_eq!(ended.status.code(), Some(FAILURE), "{}", ended.stderr);
+        assert!(
+            ended.stderr.starts_with("rvisor: error: ") && ended.stderr.contains(told),
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    }
+
+    /// `rvisor exec -i NAME WORDS…`
+    fn exec_with_input(&self, words: &[&str], input: &[u8]) -> Ended {
+        finish(&mut rvisor([&["exec", "-i", &self.0], words].concat()), input, LIMIT)
+    }
+
+    fn exec(&self, words: &[&str]) -> Ended {
+        finish(&mut rvisor([&["exec", &self.0], words].concat()), b"", LIMIT)
+    }
+
+    /// A field of `ps --all --format json`.
+    fn field(&self, name: &str) -> serde_json::Value {
+        let ended = finish(&mut rvisor(["ps", "--all", "--format", "json"]), b"", LIMIT);
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&ended.text()).expect("a list");
+        let own = listed.into_iter().find(|machine| machine["name"] == self.0.as_str());
+        own.map_or(serde_json::Value::Null, |machine| machine[name].clone())
+    }
+
+    /// Its process.
+    fn pid(&self) -> String {
+        let told: serde_json::Value = serde_json::from_str(&self.ask(&["inspect"]).text()).expect("JSON");
+        told[0]["live"]["pid"].to_string()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = rvisor(["rm", "--force", &self.0]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+#[test]
+fn machine_in_the_background_is_used_and_ended() {
+    let mut machine = Machine::run("background", &["busybox"]);
+    assert_eq!(machine.field("state"), "running");
+    let taken = finish(&mut rvisor(["run", "-d", "--name", &machine.0, "busybox"]), b"", LIMIT);
+    assert!(taken.stderr.contains("called") && taken.status.code() == Some(FAILURE), "{}", taken.stderr);
+    machine.refuse(&["rm"], "is running; stop it first");
+    machine.refuse(&["start"], "is running already");
+
+    commands_have_streams_and_exit_codes(&machine);
+    command_on_a_terminal_has_its_keys_and_its_size(&machine);
+    files_are_copied_both_ways(&machine);
+    paused_machine_does_nothing_and_goes_on(&machine);
+    what_it_uses_is_told(&machine);
+    several_attach_and_detach(&machine);
+
+    let name = format!("{}-renamed", machine.0);
+    finish(&mut rvisor(["rename", &machine.0, &name]), b"", LIMIT).assert(0, "");
+    machine.0 = name;
+    machine.exec(&["true"]).assert(0, "");
+    let logs = machine.ask(&["logs"]).text();
+    assert!(logs.contains("second-attached"), "{logs}");
+
+    machine.tell(&["stop"]);
+    assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 0.into()));
+    machine.refuse(&["pause"], "isn't running; start it with");
+    machine.ask(&["wait"]).assert(0, "0\n");
+    only_one_of_two_starts(&machine);
+    killed_processes_leave_a_machine_that_starts_again(&machine);
+    machine.tell(&["rm", "--force"]);
+    assert_eq!(machine.field("state"), serde_json::Value::Null);
+}
+
+fn commands_have_streams_and_exit_codes(machine: &Machine) {
+    let ended = machine.exec(&["sh", "-c", "echo out; echo err >&2; cat; exit 7"]);
+    ended.assert(7, "out\n");
+    assert_eq!(ended.stderr, "err\n");
+    machine.exec(&["no-such-command"]).assert(127, "");
+    machine.exec(&["/etc/passwd"]).assert(126, "");
+    machine.exec(&["sh", "-c", "kill -9 $$"]).assert(137, "");
+    let words =
+        ["exec", "-e", "GREETING=it's me", "-w", "/tmp", &machine.0, "sh", "-c", "pwd; echo $GREETING"];
+    finish(&mut rvisor(words), b"", LIMIT).assert(0, "/tmp\nit's me\n");
+    let input: Vec<u8> = (0..700_001_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let ended = machine.exec_with_input(&["cat"], &input);
+    assert!(ended.stdout == input, "{} of {} bytes: {}", ended.stdout.len(), input.len(), ended.stderr);
+    // Signals of the client are the command's.
+    let script = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut command = rvisor(["exec", &machine.0, "sh", "-c", script]);
+    let mut terminal = Terminal::start(&mut command);
+    terminal.expect("ready", LIMIT);
+    terminal.signal("TERM");
+    terminal.expect("caught", LIMIT);
+    assert_eq!(terminal.end(LIMIT).code(), Some(3));
+}
+
+fn command_on_a_terminal_has_its_keys_and_its_size(machine: &Machine) {
+    let mut terminal = Terminal::start(&mut rvisor(["exec", "-it", &machine.0, "sh"]));
+    terminal.expect("# ", LIMIT);
+    terminal.send("tty; stty size\r");
+    terminal.expect("/dev/pts/", LIMIT);
+    terminal.resize(33, 99);
+    terminal.send("sleep 1000\r");
+    terminal.expect("sleep 1000", LIMIT);
+    thread::sleep(Duration::from_millis(300));
+    terminal.send("\x03");
+    terminal.expect("# ", LIMIT);
+    terminal.send("stty size; exit 5\r");
+    terminal.expect("33 99", LIMIT);
+    assert_eq!(terminal.end(LIMIT).code(), Some(5));
+    let piped = machine.exec_with_input(&["-t", "true"], b"");
+    assert_eq!(piped.status.code(), Some(FAILURE));
+    assert!(piped.stderr.contains("isn't a terminal; leave --tty out"), "{}", piped.stderr);
+}
+
+fn files_are_copied_both_ways(machine: &Machine) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let inside = |path: &str| format!("{}:{path}", machine.0);
+    let copy = |from: &str, to: &str| finish(&mut rvisor(["cp", from, to]), b"", LIMIT);
+    fs::create_dir_all(path("tree/sub")).expect("a directory");
+    fs::write(path("tree/sub/file"), "content\n").expect("a file");
+    std::os::unix::fs::symlink("file", path("tree/sub/link")).expect("a link");
+    copy(&path("tree"), &inside("/root/copied")).assert(0, "");
+    machine.exec(&["cat", "/root/copied/sub/link"]).assert(0, "content\n");
+    machine.exec(&["stat", "-c", "%u:%g", "/root/copied/sub/file"]).assert(0, "0:0\n");
+    copy(&path("tree/sub/file"), &inside("/root/copied")).assert(0, "");
+    machine.exec(&["cat", "/root/copied/file"]).assert(0, "content\n");
+    copy(&inside("/root/copied"), &path("back")).assert(0, "");
+    assert_eq!(fs::read_to_string(path("back/sub/link")).expect("a file"), "content\n");
+    copy(&inside("/etc/passwd"), directory.path().to_str().expect("text")).assert(0, "");
+    assert!(fs::read_to_string(path("passwd")).expect("a file").starts_with("root:"));
+    for (from, to) in [(inside("/nope"), path("x")), (path("nope"), inside("/")), (path("tree"), path("y"))] {
+        let ended = copy(&from, &to);
+        assert_eq!(ended.status.code(), Some(FAILURE), "{from} {to}: {}", ended.stderr);
+    }
+    let mut names: Vec<_> = fs::read_dir(directory.path()).expect("a directory").flatten().collect();
+    names.retain(|entry| entry.file_name().to_string_lossy().starts_with('.'));
+    assert!(names.is_empty(), "{names:?}");
+}
+
+fn paused_machine_does_nothing_and_goes_on(machine: &Machine) {
+    let before = machine.exec(&["cut", "-d.", "-f1", "/proc/uptime"]).text();
+    machine.tell(&["pause"]);
+    assert_eq!(machine.field("state"), "paused");
+    machine.refuse(&["pause"], "is paused already");
+    let refused = machine.exec(&["true"]);
+    assert!(refused.stderr.contains("rvisor resume"), "{}", refused.stderr);
+    thread::sleep(Duration::from_secs(4));
+    machine.tell(&["resume"]);
+    machine.refuse(&["resume"], "isn't paused");
+    // No time has passed for the guest, but its clock is right.
+    let after = machine.exec(&["cut", "-d.", "-f1", "/proc/uptime"]).text();
+    let seconds = |text: &str| text.trim().parse::<u64>().expect("seconds");
+    assert!(seconds(&after) <= seconds(&before) + 3, "{before} {after}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_secs();
+    let guest = seconds(&machine.exec(&["date", "+%s"]).text());
+    assert!(guest.abs_diff(now) < 3, "{guest} {now}");
+}
+
+fn what_it_uses_is_told(machine: &Machine) {
+    let stats = machine.ask(&["stats", "--no-stream", "--format", "json"]).text();
+    let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+    assert_eq!(stats[0]["name"], machine.0.as_str());
+    assert_eq!(stats[0]["memory_limit"], 1 << 30);
+    assert!(stats[0]["total"]["harts"][0]["sbi"].as_u64() > Some(0), "{stats}");
+    let table = machine.ask(&["stats", "--no-stream"]).text();
+    assert!(table.starts_with("NAME") && table.contains(&machine.0), "{table}");
+    let told: serde_json::Value = serde_json::from_str(&machine.ask(&["inspect"]).text()).expect("JSON");
+    assert_eq!((&told[0]["live"]["agent"], &told[0]["config"]["image"]), (&true.into(), &"busybox".into()));
+    let events =
+        finish(&mut rvisor(["events", "--since", "3600", "--no-stream", "--format", "json"]), b"", LIMIT);
+    let own: Vec<_> =
+        events.text().lines().filter(|line| line.contains(&machine.0)).map(str::to_owned).collect();
+    for action in ["create", "start", "exec", "pause", "unpause"] {
+        assert!(own.iter().any(|line| line.contains(&format!("\"{action}\""))), "{action}: {own:?}");
+    }
+}
+
+fn several_attach_and_detach(machine: &Machine) {
+    let attach = || {
+        let mut terminal = Terminal::start(&mut rvisor(["attach", &machine.0]));
+        terminal.expect("Ctrl-A d detaches", LIMIT);
+        terminal
+    };
+    let (mut first, mut second) = (attach(), attach());
+    first.send("echo $((6 * 7))nd\r");
+    second.expect("42nd", LIMIT);
+    second.send("echo second-attached\r");
+    first.expect("second-attached\r\n", LIMIT);
+    for mut terminal in [first, second] {
+        terminal.send("\x01d");
+        assert_eq!(terminal.end(LIMIT).code(), Some(0));
+    }
+    assert_eq!(machine.field("state"), "running");
+}
+
+fn only_one_of_two_starts(machine: &Machine) {
+    let start = || {
+        let mut command = rvisor(["start", &machine.0]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let ended = [start(), start()].map(|child| child.wait_with_output().expect("it ends"));
+    let started = ended.iter().filter(|ended| ended.status.success()).count();
+    assert_eq!(started, 1, "{ended:?}");
+}
+
+fn killed_processes_leave_a_machine_that_starts_again(machine: &Machine) {
+    machine.tell(&["kill"]);
+    machine.ask(&["wait"]).assert(0, "137\n");
+    machine.tell(&["restart"]);
+    let waiting = rvisor(["wait", &machine.0]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let kill = Command::new("kill").args(["-9", &machine.pid()]).status();
+    assert!(kill.expect("kill runs").success());
+    assert_eq!(waiting.wait_with_output().expect("it ends").stdout, b"137\n");
+    assert_eq!(machine.field("state"), "crashed");
+    machine.tell(&["start"]);
+    machine.exec(&["true"]).assert(0, "");
+}
+
+#[test]
+fn command_in_the_background_has_an_exit_code_and_a_log() {
+    let script = "echo $GREETING; echo err >&2; cat; sleep 1; exit 7";
+    let machine = Machine::run("job", &["-e", "GREETING=hello", "busybox", "--", "sh", "-c", script]);
+    let following = machine.ask(&["logs", "--follow"]);
+    following.assert(0, "hello\n");
+    assert_eq!(following.stderr, "err\n");
+    machine.ask(&["wait"]).assert(0, "7\n");
+    assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 7.into()));
+    assert!(machine.ask(&["logs", "--console"]).status.success());
+    // It can be run again.
+    let ended = machine.ask(&["start", "--attach"]);
+    ended.assert(7, "hello\n");
+}
+
+#[test]
+fn machine_that_is_to_go_is_gone_when_it_has_ended() {
+    let words = ["--rm", "busybox", "--", "sh", "-c", "sleep 1000"];
+    let machine = Machine::run("gone", &words);
+    machine.exec(&["true"]).assert(0, "");
+    let started = Instant::now();
+    machine.tell(&["stop"]);
+    assert!(started.elapsed() < Duration::from_secs(30), "SIGTERM ends the command");
+    assert_eq!(machine.field("state"), serde_json::Value::Null);
+}
+
+#[test]
+fn disk_of_a_stopped_machine_is_there_when_it_starts_again() {
+    let machine = Machine::run("kept", &["--disk", "size=64M", "debian"]);
+    machine.exec(&["sh", "-c", "echo kept >/root/file; cat /sys/block/vdb/size"]).assert(0, "131072\n");
+    machine.exec(&["sh", "-c", "echo on the disk | dd of=/dev/vdb conv=fsync 2>/dev/null"]).assert(0, "");
+    // Asked again as long as the guest's system is only starting.
+    let script = "until systemctl is-system-running --wait >/dev/null 2>&1; do sleep 0.2; done";
+    machine.exec(&["sh", "-c", script]).assert(0, "");
+    machine.exec(&["hostname"]).assert(0, &format!("{}\n", machine.0));
+    machine.tell(&["stop", "-t", "300"]);
+    assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 0.into()));
+    assert!(machine.field("disk").as_u64() > Some(0));
+    machine.tell(&["start"]);
+    machine.exec(&["sh", "-c", "cat /root/file; head -c 12 /dev/vdb"]).assert(0, "kept\non the disk\n");
+}
