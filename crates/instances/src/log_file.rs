@@ -212,7 +212,7 @@ mod tests {
         let path = directory.path().join("log");
         let mut log = LogWriter::open(path.clone()).unwrap();
         log.write(Source::Console, b"boot");
-        log.write(Source::Stderr, b"");
+        log.write(Source::Stderr, b"oops");
         drop(log);
         let size = fs::metadata(&path).unwrap().len();
         File::options().append(true).open(&path).unwrap().write_all(b"\x01half").unwrap();
@@ -220,7 +220,8 @@ mod tests {
         let mut log = LogWriter::open(path.clone()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), size);
         log.write(Source::Stdout, b"again");
-        let expected = [(Source::Console, &b"boot"[..]), (Source::Stderr, b""), (Source::Stdout, b"again")];
+        let expected =
+            [(Source::Console, &b"boot"[..]), (Source::Stderr, b"oops"), (Source::Stdout, b"again")];
         assert_eq!(records(&path), expected.map(|(source, bytes)| (source, bytes.to_vec())));
     }
 
