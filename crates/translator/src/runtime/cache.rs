@@ -13,10 +13,11 @@ use rvisor_waist::PAGE_SIZE;
 
 use crate::backend::x64::assembler::Assembler;
 use crate::backend::x64::lower::{Features, Lowered, Patch, Second, lower};
+use crate::backend::x64::placement::{Placement, move_apart};
 use crate::backend::x64::thunks::{self, Helpers, Thunks};
 use crate::frontend::{LAST, Source, across, superblock};
 use crate::ir::{Offset, Plan, Superblock};
-use crate::runtime::code_memory::CodeMemory;
+use crate::runtime::code_memory::{CodeMemory, Part};
 use crate::runtime::dump::listing;
 use crate::runtime::store::record::{LARGEST_CODE, Origin, Parts, ThunkUse};
 use crate::runtime::store::{Store, Wanted};
@@ -54,7 +55,7 @@ struct Watched {
     block: Superblock,
     plan: Option<Plan>,
     page: u64,
-    base: u64,
+    placement: Placement,
     code: Box<[u8]>,
     marks: Vec<u32>,
 }
@@ -139,11 +140,14 @@ impl CodeCache {
     pub fn new(size: usize, helpers: &Helpers, is_shared: bool, options: Options) -> io::Result<Self> {
         let mut memory = CodeMemory::new(size)?;
         let mut asm = Assembler::new();
-        let base = memory.next();
-        asm.start(base);
+        if !memory.prepare(LARGEST_CODE) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let base = memory.next(Part::Hot);
+        asm.start(base, 0);
         let thunks = thunks::write(&mut asm, base, helpers);
-        memory.append(asm.finish());
-        let fixed = memory.used();
+        memory.append(Part::Hot, asm.finish());
+        let fixed = (memory.next(Part::Hot) - base) as usize;
         let features = Features::detect();
         let store = options.store.as_deref().filter(|_| !options.profile && options.dump.is_none());
         let store = store.and_then(|directory| Store::open(directory, features.bits()));
@@ -188,7 +192,7 @@ impl CodeCache {
 
     /// Whether there is room for another block.
     pub fn has_room(&self) -> bool {
-        self.memory.used() + LARGEST_CODE < self.memory.size()
+        self.memory.has_room(LARGEST_CODE)
     }
 
     /// Makes code of the superblock at `entry` of the guest physical page `page`, which holds `bytes`: what is
@@ -292,26 +296,27 @@ impl CodeCache {
         pieces: Vec<Piece>,
         second: Option<&Second<'_>>,
     ) -> BlockId {
-        let base = self.memory.next();
-        self.asm.start(base);
+        let (hot, cold) = self.prepare();
+        self.asm.start(hot, cold);
         let first_link = self.links.len() as u32;
         let entered = self.options.profile.then(Box::<AtomicU64>::default);
         let counter = entered.as_ref().map(|entered| entered.as_ptr() as u64);
         let lowered = lower(&mut self.asm, &self.thunks, self.features, block, first_link, counter, second);
-        let code = self.asm.finish();
-        let appended = self.memory.append(code);
-        assert!(appended, "the caller made room");
+        self.asm.finish();
+        let (code, placement) = (self.asm.code(), self.asm.placement());
+        append(&mut self.memory, code, placement);
         let length = code.len() as u32;
         let plan = second.map(|second| second.plan);
         if let Some(dump) = &mut self.options.dump
-            && let Err(error) = writeln!(dump, "{}", listing(page, block, plan, base, code, &lowered.marks))
+            && let Err(error) =
+                writeln!(dump, "{}", listing(page, block, plan, placement, code, &lowered.marks))
         {
             log::error!("can't write the translations: {error}; their file ends here");
             self.options.dump = None;
         }
         let watched = entered.map(|entered| {
             let (block, marks) = (block.clone(), lowered.marks.clone());
-            Watched { entered, block, plan: plan.cloned(), page, base, code: code.into(), marks }
+            Watched { entered, block, plan: plan.cloned(), page, placement, code: code.into(), marks }
         });
         // What the second tier makes depends on what was executed, not on guest code alone.
         if second.is_none() {
@@ -321,9 +326,9 @@ impl CodeCache {
         self.counts.instructions += block.nodes.len() as u64;
         self.counts.bytes += u64::from(length);
         let physical = page + block.entry as u64;
-        let code = base + u64::from(lowered.start);
+        let code = placement.address(lowered.start);
         let block = Block { physical, code, pieces, incoming: Vec::new(), partner: None, watched };
-        self.insert(page, base, block, lowered.patches.into_iter())
+        self.insert(page, placement, block, lowered.patches.into_iter())
     }
 
     /// Keeps the block that was just translated for later runs.
@@ -350,31 +355,34 @@ impl CodeCache {
             start: lowered.start,
             thunks: &uses,
             patches: &lowered.patches,
+            placement: self.asm.placement(),
+            crossings: self.asm.crossings(),
             code: self.asm.code(),
         });
     }
 
     /// Adds the kept code of a block in `page`, whose instruction across the page's end reaches into `next`.
     fn take(&mut self, page: u64, next: u64, wanted: Wanted<'_>) -> Option<BlockId> {
+        let (hot, cold) = self.prepare();
         let record = self.store.as_mut()?.take(wanted)?;
-        let base = self.memory.next();
+        let placement = Placement { hot, cold, split: record.split };
         let first_link = self.links.len() as u32;
         self.moved.clear();
         self.moved.extend_from_slice(record.code);
+        move_apart(&mut self.moved, record.split, record.crossings(), placement.gap());
         let mut write = |at: u32, value: u32| {
             self.moved[at as usize..][..4].copy_from_slice(&value.to_le_bytes());
         };
         let thunks = self.thunks.all();
         for ThunkUse { at, thunk } in record.thunks() {
-            let behind = base + u64::from(at) + 4;
+            let behind = placement.address(at) + 4;
             write(at, thunks[usize::from(thunk)].wrapping_sub(behind) as u32);
         }
         let patches: Vec<_> = record.patches().collect();
         for (number, patch) in (first_link..).zip(&patches) {
             write(patch.number, number);
         }
-        let appended = self.memory.append(&self.moved);
-        assert!(appended, "the caller made room");
+        append(&mut self.memory, &self.moved, placement);
         let pages = [page, next];
         let pieces = record.pieces().enumerate().map(|(number, (range, bytes))| {
             let page = if record.origin.is_across { pages[number] } else { page };
@@ -382,20 +390,27 @@ impl CodeCache {
         });
         let block = Block {
             physical: page + record.origin.entry as u64,
-            code: base + u64::from(record.start),
+            code: placement.address(record.start),
             pieces: pieces.collect(),
             incoming: Vec::new(),
             partner: None,
             watched: None,
         };
-        Some(self.insert(page, base, block, patches.into_iter()))
+        Some(self.insert(page, placement, block, patches.into_iter()))
     }
 
-    /// Makes a block known whose code stands at `base`.
+    /// Makes room for a block: where its parts will run.
+    fn prepare(&mut self) -> (u64, u64) {
+        let is_prepared = self.memory.prepare(LARGEST_CODE);
+        assert!(is_prepared, "the caller made room");
+        (self.memory.next(Part::Hot), self.memory.next(Part::Cold))
+    }
+
+    /// Makes a block known, and where its code is.
     fn insert(
         &mut self,
         page: u64,
-        base: u64,
+        placement: Placement,
         block: Block,
         patches: impl Iterator<Item = Patch>,
     ) -> BlockId {
@@ -410,9 +425,9 @@ impl CodeCache {
         for patch in patches {
             let number = self.links.len() as u32;
             self.links.push(Link {
-                jump: base + u64::from(patch.jump),
-                mappings: patch.mappings.map(|at| base + u64::from(at)),
-                stub: base + u64::from(patch.stub),
+                jump: placement.address(patch.jump),
+                mappings: patch.mappings.map(|at| placement.address(at)),
+                stub: placement.address(patch.stub),
                 target: None,
                 was_linked: false,
             });
@@ -582,8 +597,8 @@ impl CodeCache {
         for (executed, watched) in watched.into_iter().take(HOTTEST) {
             let percent = executed as f64 * 100.0 / all.max(1) as f64;
             // Writing to a string can't fail.
-            let Watched { block, plan, page, base, code, marks, .. } = watched;
-            let listing = listing(*page, block, plan.as_ref(), *base, code, marks);
+            let Watched { block, plan, page, placement, code, marks, .. } = watched;
+            let listing = listing(*page, block, plan.as_ref(), *placement, code, marks);
             let _ = write!(text, "\n{percent:.1} % of instructions, at most: {listing}");
         }
         text
@@ -605,6 +620,13 @@ const CALL: u8 = 0xe8;
 const JMP: u8 = 0xe9;
 /// Bytes of the no-operation at a block's start.
 const NOTHING: u64 = 5;
+
+/// Puts code into its place.
+fn append(memory: &mut CodeMemory, code: &[u8], placement: Placement) {
+    let (hot, cold) = code.split_at(placement.split as usize);
+    let appended = memory.append(Part::Hot, hot) && memory.append(Part::Cold, cold);
+    assert!(appended, "room was made");
+}
 
 /// What a superblock was made from.
 fn pieces(page: u64, block: &Superblock, bytes: &PageBytes) -> Vec<Piece> {

@@ -2,22 +2,40 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// A range of memory that code is put into from its start to its end.
+/// What code is kept apart by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// What is executed.
+    Hot,
+    /// What rarely is.
+    Cold,
+}
+
+/// Memory that code is put into, chunk by chunk: each holds code of one part.
 pub struct CodeMemory {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     size: usize,
-    used: usize,
-    /// Bytes that stand in large pages of the host, or could be that: what is used is in there.
-    large: usize,
+    /// Bytes of a chunk: a large page of the host, unless that is too much.
+    chunk: usize,
+    /// Where each part goes on, and where its chunk ends.
+    parts: [Range<usize>; 2],
+    /// Start of the first chunk that no part has.
+    free: usize,
     _mappings: [Reserved; 2],
 }
+
+/// Chunks that there are at least.
+const LEAST_CHUNKS: usize = 8;
+/// Each piece of code starts at a multiple of it.
+const ALIGNMENT: usize = 16;
 
 /// Size of the host's large pages, in bytes.
 const LARGE_PAGE: usize = 2 << 20;
@@ -67,60 +85,80 @@ impl CodeMemory {
         let mappings = [Reserved::new(room)?, Reserved::new(room)?];
         let writable = map(&mappings[0], ProtFlags::READ | ProtFlags::WRITE)?;
         let executable = map(&mappings[1], ProtFlags::READ | ProtFlags::EXEC)?;
-        let mut memory = Self { writable, executable, size, used: 0, large: 0, _mappings: mappings };
-        memory.enlarge();
-        Ok(memory)
+        let chunk = (size / LEAST_CHUNKS / ALIGNMENT * ALIGNMENT).min(LARGE_PAGE);
+        let parts = [0..0, 0..0];
+        Ok(Self { writable, executable, size, chunk, parts, free: 0, _mappings: mappings })
     }
 
-    /// Has the host use a large page for what comes next: translated code is spread widely, and the host finds few
-    /// small pages without a walk of its page tables. What it doesn't do for us stays in small pages.
-    fn enlarge(&mut self) {
-        while self.large <= self.used && self.size - self.large >= LARGE_PAGE {
-            for mapping in [self.writable, self.executable] {
-                // SAFETY: inside the mapping, whose bytes stay what they are.
-                unsafe {
-                    libc::madvise(mapping.as_ptr().add(self.large).cast(), LARGE_PAGE, libc::MADV_COLLAPSE)
-                };
-            }
-            self.large += LARGE_PAGE;
-        }
+    /// Where the next code of a part will run, if it fits into its chunk: see [`prepare`](Self::prepare).
+    pub fn next(&self, part: Part) -> u64 {
+        self.executable.as_ptr() as u64 + self.parts[part as usize].start as u64
     }
 
-    /// Where the next code will run.
-    pub fn next(&self) -> u64 {
-        self.executable.as_ptr() as u64 + self.used as u64
+    /// Whether there is room for `length` bytes of each part.
+    pub fn has_room(&self, length: usize) -> bool {
+        let full = self.parts.iter().filter(|part| part.len() < length).count();
+        length <= self.chunk && full * self.chunk <= self.size - self.free
     }
 
-    /// Bytes that there is room for.
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// Bytes in use.
-    pub fn used(&self) -> usize {
-        self.used
-    }
-
-    /// Appends code that was made for [`next`](Self::next). False where there is no room for it.
-    pub fn append(&mut self, code: &[u8]) -> bool {
-        if code.len() > self.size - self.used {
+    /// Makes room for `length` bytes of each part. False where there is none.
+    pub fn prepare(&mut self, length: usize) -> bool {
+        if !self.has_room(length) {
             return false;
         }
-        // SAFETY: inside the mapping, and nobody executes what isn't in use yet.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(self.used), code.len()) };
-        self.used = (self.used + code.len()).next_multiple_of(16).min(self.size);
-        self.enlarge();
+        for part in 0..self.parts.len() {
+            if self.parts[part].len() < length {
+                self.enlarge(self.free);
+                self.parts[part] = self.free..self.free + self.chunk;
+                self.free += self.chunk;
+            }
+        }
         true
     }
 
-    /// Forgets everything from `used` on. Nobody may execute it any more.
-    pub fn truncate(&mut self, used: usize) {
-        self.used = used;
+    /// Has the host use a large page for a chunk: translated code is spread widely, and the host finds few small
+    /// pages without a walk of its page tables. What it doesn't do for us stays in small pages.
+    fn enlarge(&self, chunk: usize) {
+        if self.chunk == LARGE_PAGE {
+            for mapping in [self.writable, self.executable] {
+                // SAFETY: inside the mapping, whose bytes stay what they are.
+                unsafe { libc::madvise(mapping.as_ptr().add(chunk).cast(), LARGE_PAGE, libc::MADV_COLLAPSE) };
+            }
+        }
+    }
+
+    /// Appends code of a part that was made for [`next`](Self::next). False where there is no room for it.
+    pub fn append(&mut self, part: Part, code: &[u8]) -> bool {
+        let place = &mut self.parts[part as usize];
+        if code.len() > place.len() {
+            return false;
+        }
+        // SAFETY: inside the mapping, and nobody executes what isn't in use yet.
+        unsafe {
+            ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(place.start), code.len())
+        };
+        place.start = (place.start + code.len()).next_multiple_of(ALIGNMENT).min(place.end);
+        true
+    }
+
+    /// Forgets everything but the first `kept` bytes of the first chunk, which must be the hot part's. Nobody may
+    /// execute the rest any more.
+    pub fn truncate(&mut self, kept: usize) {
+        self.parts = [kept..self.chunk, 0..0];
+        self.free = self.chunk;
+    }
+
+    /// Code as it is.
+    #[cfg(test)]
+    pub fn read(&self, address: u64, length: usize) -> Vec<u8> {
+        let offset = self.offset(address, 1);
+        // SAFETY: inside the mapping, which only this value's owner writes to.
+        unsafe { std::slice::from_raw_parts(self.writable.as_ptr().add(offset), length) }.to_vec()
     }
 
     fn offset(&self, address: u64, alignment: usize) -> usize {
         let offset = (address as usize).wrapping_sub(self.executable.as_ptr() as usize);
-        assert!(offset < self.used && offset.is_multiple_of(alignment), "patch at {offset:#x}");
+        assert!(offset < self.free && offset.is_multiple_of(alignment), "patch at {offset:#x}");
         offset
     }
 

@@ -5,15 +5,16 @@ use std::fmt::Write;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use rvisor_isa::disassemble;
 
+use crate::backend::x64::placement::Placement;
 use crate::ir::{Plan, Step, Superblock};
 
-/// A superblock of the guest physical page `page` and its code, which runs at `base`. `marks` has where the code
-/// of each node starts, and last where cold code does; `plan` what the second tier made of each.
+/// A superblock of the guest physical page `page` and its code, and where that runs. `marks` has where the code
+/// of each node starts, and last where branches that are taken and cold code do; `plan` what the second tier made of each.
 pub fn listing(
     page: u64,
     block: &Superblock,
     plan: Option<&Plan>,
-    base: u64,
+    placement: Placement,
     code: &[u8],
     marks: &[u32],
 ) -> String {
@@ -33,7 +34,9 @@ pub fn listing(
     let mut formatter = IntelFormatter::new();
     let mut host = |from: usize, to: usize, add: &mut dyn FnMut(std::fmt::Arguments<'_>)| {
         let mut line = String::new();
-        for instruction in Decoder::with_ip(64, &code[from..to], base + from as u64, DecoderOptions::NONE) {
+        for instruction in
+            Decoder::with_ip(64, &code[from..to], placement.address(from as u32), DecoderOptions::NONE)
+        {
             line.clear();
             formatter.format(&instruction, &mut line);
             add(format_args!("                                        {:x}  {line}", instruction.ip()));
@@ -42,6 +45,8 @@ pub fn listing(
     let ends = marks.iter().skip(1).copied().chain([code.len() as u32]);
     for (number, (&start, end)) in marks.iter().zip(ends).enumerate() {
         match block.nodes.get(number) {
+            _ if number + 1 == marks.len() => add(format_args!("  cold code")),
+            _ if number + 2 == marks.len() => add(format_args!("  taken branches")),
             Some(node) => {
                 let step = plan.and_then(|plan| plan.steps.get(number)).filter(|step| **step != Step::Plain);
                 let is_loose = plan.and_then(|plan| plan.loose.get(number)).is_some_and(|loose| *loose);
@@ -54,8 +59,7 @@ pub fn listing(
                     if is_loose { "  (lower half)" } else { "" }
                 ));
             }
-            None if number == block.nodes.len() => add(format_args!("  {:?}", block.end)),
-            None => add(format_args!("  cold code")),
+            None => add(format_args!("  {:?}", block.end)),
         }
         host(start as usize, end as usize, &mut add);
     }

@@ -5,6 +5,8 @@
 //!
 //! Source: *AMD64 Architecture Programmer's Manual*, volume 3 and 4.
 
+use super::placement::Placement;
+
 /// A general-purpose register, by its number in encodings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reg(pub u8);
@@ -186,16 +188,20 @@ impl Prefix {
 pub struct Label(u32);
 
 const UNBOUND: u32 = u32::MAX;
+/// What isn't executed.
+const INT3: u8 = 0xcc;
 
 /// Code being written.
 pub struct Assembler {
     code: Vec<u8>,
-    /// Address of the first byte when it runs.
-    base: u64,
+    /// Where it will run.
+    placement: Placement,
     labels: Vec<u32>,
     /// Where 32-bit displacements to labels stand.
     fixups: Vec<(u32, Label)>,
     externals: Vec<External>,
+    /// Where displacements from one part to the other stand.
+    crossings: Vec<u32>,
     /// The register that was stored to the frame by what ends at a position, if that is the end of the code.
     stored: Option<(usize, Mem, Reg)>,
 }
@@ -213,22 +219,36 @@ impl Assembler {
     pub fn new() -> Self {
         Self {
             code: Vec::with_capacity(4096),
-            base: 0,
+            placement: Placement::default(),
             labels: Vec::new(),
             fixups: Vec::new(),
             externals: Vec::new(),
+            crossings: Vec::new(),
             stored: None,
         }
     }
 
-    /// Starts afresh, with code that will run at `base`.
-    pub fn start(&mut self, base: u64) {
+    /// Starts afresh, with code that will run at `hot`, and at `cold` behind the [`split`](Self::split).
+    pub fn start(&mut self, hot: u64, cold: u64) {
         self.code.clear();
         self.labels.clear();
         self.fixups.clear();
         self.externals.clear();
+        self.crossings.clear();
         self.stored = None;
-        self.base = base;
+        self.placement = Placement { hot, cold, split: u32::MAX };
+    }
+
+    /// What follows is the cold part: it is reached by jumps only.
+    pub fn split(&mut self) {
+        const ALIGNMENT: usize = 16;
+        self.code.resize(self.code.len().next_multiple_of(ALIGNMENT), INT3);
+        self.placement.split = self.code.len() as u32;
+    }
+
+    /// Where the code will run.
+    pub fn placement(&self) -> Placement {
+        self.placement
     }
 
     /// Bytes written so far.
@@ -275,7 +295,11 @@ impl Assembler {
         for (at, label) in self.fixups.drain(..) {
             let target = self.labels[label.0 as usize];
             debug_assert_ne!(target, UNBOUND, "a jump to a label that was never bound");
-            let displacement = target.wrapping_sub(at + 4);
+            let from = self.placement.address(at) + 4;
+            let displacement = self.placement.address(target).wrapping_sub(from) as u32;
+            if (at < self.placement.split) != (target < self.placement.split) {
+                self.crossings.push(at);
+            }
             self.code[at as usize..][..4].copy_from_slice(&displacement.to_le_bytes());
         }
         &self.code
@@ -289,6 +313,11 @@ impl Assembler {
     /// What would have to be corrected in the code at another address.
     pub fn externals(&self) -> &[External] {
         &self.externals
+    }
+
+    /// Where displacements from one part to the other stand in the finished code.
+    pub fn crossings(&self) -> &[u32] {
+        &self.crossings
     }
 
     fn byte(&mut self, byte: u8) {
@@ -657,8 +686,9 @@ impl Assembler {
     }
 
     fn relative(&mut self, target: u64) {
-        let next = self.base + self.code.len() as u64 + 4;
-        self.externals.push(External { at: self.code.len() as u32, target });
+        let at = self.code.len() as u32;
+        let next = self.placement.address(at) + 4;
+        self.externals.push(External { at, target });
         self.int32(target.wrapping_sub(next) as i32);
     }
 
@@ -711,7 +741,7 @@ impl Assembler {
             &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
             &[0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
         ];
-        let at = self.base as usize + self.code.len() + ahead;
+        let at = self.placement.address(self.code.len() as u32) as usize + ahead;
         let mut rest = at.next_multiple_of(alignment) - at;
         while rest != 0 {
             let step = rest.min(7);

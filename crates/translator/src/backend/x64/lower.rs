@@ -153,7 +153,7 @@ pub struct Lowered {
     pub start: u32,
     /// Where it is to be patched.
     pub patches: Vec<Patch>,
-    /// Where the code of each node starts, that of the end, and cold code.
+    /// Where the code of each node starts, that of the end, of branches that are taken, and cold code.
     pub marks: Vec<u32>,
 }
 
@@ -216,6 +216,9 @@ pub fn lower(
         None => lowering.block(block),
     }
     debug_assert!(lowering.deferred.is_empty() && lowering.loose == 0);
+    lowering.marks.push(lowering.asm.position() as u32);
+    lowering.ways_out();
+    lowering.asm.split();
     lowering.marks.push(lowering.asm.position() as u32);
     lowering.cold_code();
     let (patches, marks) = (lowering.patches, lowering.marks);
@@ -446,60 +449,66 @@ impl Lowering<'_> {
         }
     }
 
+    /// Writes what isn't so rare: the ways out of the block by branches that are taken.
+    fn ways_out(&mut self) {
+        let is_way_out = |cold: &mut Cold| matches!(cold.kind, ColdKind::Taken { .. });
+        let ways_out: Vec<_> = self.cold.extract_if(.., is_way_out).collect();
+        ways_out.into_iter().for_each(|way_out| self.write_cold(way_out));
+    }
+
     fn cold_code(&mut self) {
-        let mut next = 0;
-        while next < self.cold.len() {
-            let Cold { entry, loose, .. } = self.cold[next];
-            let kind = std::mem::replace(&mut self.cold[next].kind, ColdKind::Budget(0));
-            let deferred = std::mem::take(&mut self.cold[next].deferred);
-            next += 1;
-            self.asm.bind(entry);
-            if (!deferred.is_empty() || loose != 0) && kind.may_leave() {
-                // The address of an access is in `rax`.
-                self.asm.mov_to_memory(Quad, SCRATCH, RAX);
-                self.catch_up(&deferred, loose);
-                self.asm.mov(Quad, RAX, SCRATCH);
+        while !self.cold.is_empty() {
+            std::mem::take(&mut self.cold).into_iter().for_each(|cold| self.write_cold(cold));
+        }
+    }
+
+    fn write_cold(&mut self, Cold { entry, kind, deferred, loose }: Cold) {
+        self.asm.bind(entry);
+        if (!deferred.is_empty() || loose != 0) && kind.may_leave() {
+            // The address of an access is in `rax`.
+            self.asm.mov_to_memory(Quad, SCRATCH, RAX);
+            self.catch_up(&deferred, loose);
+            self.asm.mov(Quad, RAX, SCRATCH);
+        }
+        match kind {
+            ColdKind::Budget(target) => self.out_of_budget(target),
+            ColdKind::EndSlice => self.end_slice(),
+            ColdKind::Taken { target, charge } => self.goto(target, charge),
+            ColdKind::Link { patch } => self.link_stub(patch),
+            ColdKind::Access { site, back, thunk, address, rd } => {
+                if address != RAX {
+                    self.asm.mov(Quad, RAX, address);
+                }
+                self.asm.mov_imm(RDX, site.bits().into());
+                self.asm.call_to(thunk);
+                self.put(rd, RAX);
+                self.asm.jmp(back);
             }
-            match kind {
-                ColdKind::Budget(target) => self.out_of_budget(target),
-                ColdKind::EndSlice => self.end_slice(),
-                ColdKind::Taken { target, charge } => self.goto(target, charge),
-                ColdKind::Link { patch } => self.link_stub(patch),
-                ColdKind::Access { site, back, thunk, address, rd } => {
-                    if address != RAX {
-                        self.asm.mov(Quad, RAX, address);
-                    }
-                    self.asm.mov_imm(RDX, site.bits().into());
-                    self.asm.call_to(thunk);
-                    self.put(rd, RAX);
-                    self.asm.jmp(back);
+            ColdKind::Apart { nodes, index, back } => {
+                for (node, index) in nodes.iter().zip(index..) {
+                    self.node = *node;
+                    self.index = index;
+                    self.memory(&node.instruction);
                 }
-                ColdKind::Apart { nodes, index, back } => {
-                    for (node, index) in nodes.iter().zip(index..) {
-                        self.node = *node;
-                        self.index = index;
-                        self.memory(&node.instruction);
-                    }
-                    self.asm.jmp(back);
-                }
-                ColdKind::Interpret { site, back, thunk } => {
-                    self.asm.mov_imm(RDX, site.bits().into());
-                    self.asm.call_to(thunk);
-                    self.asm.jmp(back);
-                }
-                ColdKind::Step { site } => {
-                    self.asm.mov_imm(RDX, site.bits().into());
-                    self.asm.jmp_to(self.thunks.step);
-                }
-                ColdKind::Division { back, by_zero, size, signed, dividend } => {
-                    self.odd_division(back, by_zero, size, signed, dividend);
-                }
-                ColdKind::CanonicalNan { rd, precision, back } => self.canonical_nan(rd, precision, back),
-                ColdKind::FirstTier { index: 0, .. } => self.asm.jmp_to(self.first_tier),
-                ColdKind::FirstTier { offset, index } => self.goto(offset, index),
-                ColdKind::Extreme { site, back, done, extreme, second } => {
-                    self.odd_extreme(site, back, done, extreme, second);
-                }
+                self.asm.jmp(back);
+            }
+            ColdKind::Interpret { site, back, thunk } => {
+                self.asm.mov_imm(RDX, site.bits().into());
+                self.asm.call_to(thunk);
+                self.asm.jmp(back);
+            }
+            ColdKind::Step { site } => {
+                self.asm.mov_imm(RDX, site.bits().into());
+                self.asm.jmp_to(self.thunks.step);
+            }
+            ColdKind::Division { back, by_zero, size, signed, dividend } => {
+                self.odd_division(back, by_zero, size, signed, dividend);
+            }
+            ColdKind::CanonicalNan { rd, precision, back } => self.canonical_nan(rd, precision, back),
+            ColdKind::FirstTier { index: 0, .. } => self.asm.jmp_to(self.first_tier),
+            ColdKind::FirstTier { offset, index } => self.goto(offset, index),
+            ColdKind::Extreme { site, back, done, extreme, second } => {
+                self.odd_extreme(site, back, done, extreme, second);
             }
         }
     }

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::*;
 use crate::runtime::optimizer::at_once;
 
@@ -9,6 +11,10 @@ const JUMP_FAR: u32 = 0x0000_106f;
 
 /// A cache whose code isn't executed: its helpers are nowhere.
 fn cache(is_shared: bool) -> CodeCache {
+    cache_with(is_shared, Options::default())
+}
+
+fn cache_with(is_shared: bool, options: Options) -> CodeCache {
     let helpers = Helpers {
         lookup: 0,
         link: 0,
@@ -20,7 +26,7 @@ fn cache(is_shared: bool) -> CodeCache {
         interpret: 0,
         pause: 0,
     };
-    CodeCache::new(1 << 20, &helpers, is_shared, Options::default()).expect("the host has a mebibyte")
+    CodeCache::new(1 << 20, &helpers, is_shared, options).expect("the host has a mebibyte")
 }
 
 /// A page with these instructions from its start on, and another block in its middle.
@@ -164,18 +170,7 @@ fn second_tier_s_code_goes_with_the_first_tier_s() {
 fn kept_code_is_taken_for_the_same_bytes_elsewhere_and_links_as_translated_code_does() {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options { store: Some(directory.path().to_owned()), ..Options::default() };
-    let helpers = Helpers {
-        lookup: 0,
-        link: 0,
-        system: 0,
-        step: 0,
-        load: 0,
-        store: 0,
-        atomic: 0,
-        interpret: 0,
-        pause: 0,
-    };
-    let mut cache = CodeCache::new(1 << 20, &helpers, false, options).expect("the host has a mebibyte");
+    let mut cache = cache_with(false, options);
     let code = page(&[ADD, JUMP_FAR]);
     let first = cache.translate(PAGE, 0, &code);
     let other = cache.translate(PAGE + 0x5000, 0, &code);
@@ -186,4 +181,36 @@ fn kept_code_is_taken_for_the_same_bytes_elsewhere_and_links_as_translated_code_
     assert_eq!((cache.links[1].target, cache.links[0].target), (Some(first), None));
     assert!(!cache.validate(PAGE + 0x5000, &PageBytes([0; PAGE_SIZE as usize])));
     assert!(!cache.is_empty(PAGE));
+}
+
+/// Both parts of the code that was added last, and where its jumps lead.
+fn latest(cache: &CodeCache, before: [u64; 2]) -> [Vec<u8>; 2] {
+    [Part::Hot, Part::Cold].map(|part| {
+        let start = before[part as usize];
+        cache.memory.read(start, (cache.memory.next(part) - start) as usize)
+    })
+}
+
+#[test]
+fn kept_code_is_what_a_translation_at_its_place_would_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Loads, a taken branch and a jump to another page: code in both parts, with jumps between them.
+    let code = page(&[0x0005_3583, 0x00b5_0463, ADD, JUMP_FAR]);
+    let translated = |store: Option<PathBuf>, others: usize| {
+        let mut cache = cache_with(false, Options { store, ..Options::default() });
+        for other in 0..others {
+            let before = [Part::Hot, Part::Cold].map(|part| cache.memory.next(part));
+            cache.translate(PAGE + other as u64 * PAGE_SIZE, 0, &code);
+            if other + 1 == others {
+                let taken = cache.store.as_ref().map_or(0, |store| store.taken);
+                let base = cache.thunks.enter;
+                return (latest(&cache, before), before.map(|at| at - base), taken);
+            }
+        }
+        unreachable!("there is a last one")
+    };
+    let (fresh, places, _) = translated(None, 7);
+    let (kept, same_places, taken) = translated(Some(directory.path().to_owned()), 7);
+    assert_eq!((places, taken), (same_places, 6));
+    assert_eq!(kept, fresh);
 }

@@ -4,7 +4,9 @@ const RET: u8 = 0xc3;
 const NOP: u8 = 0x90;
 
 fn memory() -> CodeMemory {
-    CodeMemory::new(4096).expect("the host has a page")
+    let mut memory = CodeMemory::new(4096).expect("the host has a page");
+    assert!(memory.prepare(64));
+    memory
 }
 
 /// `mov eax, value`
@@ -22,31 +24,46 @@ fn call(code: u64) -> u32 {
 #[test]
 fn code_is_appended_at_aligned_addresses_and_runs() {
     let mut memory = memory();
-    for value in [7, 8] {
-        let code = memory.next();
+    for (part, value) in [(Part::Hot, 7), (Part::Cold, 8), (Part::Hot, 9)] {
+        let code = memory.next(part);
         assert!(code.is_multiple_of(16));
-        assert!(memory.append(&[&mov(value)[..], &[RET]].concat()));
+        assert!(memory.append(part, &[&mov(value)[..], &[RET]].concat()));
         assert_eq!(call(code), value);
+        assert_eq!(memory.next(part), code + 16);
     }
-    assert_eq!(memory.used(), 32);
 }
 
 #[test]
 fn append_without_room_changes_nothing() {
     let mut memory = memory();
-    assert!(memory.append(&[RET; 4090]));
-    assert_eq!(memory.used(), memory.size());
-    assert!(!memory.append(&[RET]));
-    memory.truncate(4080);
-    assert!(!memory.append(&[RET; 17]));
-    assert!(memory.append(&[RET; 16]));
+    let next = memory.next(Part::Hot);
+    assert!(!memory.append(Part::Hot, &[RET; 513]));
+    assert_eq!(memory.next(Part::Hot), next);
+    assert!(memory.append(Part::Hot, &[RET; 505]));
+    assert!(!memory.append(Part::Hot, &[RET]));
+    assert!(memory.append(Part::Cold, &[RET; 512]));
+}
+
+#[test]
+fn each_part_takes_chunks_until_none_is_left() {
+    let mut memory = memory();
+    // Eight chunks of 512 bytes, of which each part has one.
+    for left in [4, 2, 0] {
+        assert!(memory.append(Part::Hot, &[RET; 500]) && memory.append(Part::Cold, &[RET; 500]));
+        assert!(memory.prepare(512), "{left} are left");
+    }
+    assert!(memory.append(Part::Hot, &[RET]));
+    assert!(!memory.has_room(512) && !memory.prepare(512));
+    assert!(memory.has_room(496) && memory.prepare(496));
+    memory.truncate(16);
+    assert!(memory.prepare(512) && !memory.has_room(513));
 }
 
 #[test]
 fn patch_changes_four_bytes() {
     let mut memory = memory();
-    let code = memory.next();
-    assert!(memory.append(&[&[NOP; 3][..], &mov(1), &[RET]].concat()));
+    let code = memory.next(Part::Hot);
+    assert!(memory.append(Part::Hot, &[&[NOP; 3][..], &mov(1), &[RET]].concat()));
     memory.patch(code + 4, 0x1234_5678);
     assert_eq!(call(code), 0x1234_5678);
 }
@@ -54,8 +71,8 @@ fn patch_changes_four_bytes() {
 #[test]
 fn patch_start_changes_five_bytes_and_leaves_the_next() {
     let mut memory = memory();
-    let code = memory.next();
-    assert!(memory.append(&[&mov(1)[..], &[RET, NOP, NOP]].concat()));
+    let code = memory.next(Part::Hot);
+    assert!(memory.append(Part::Hot, &[&mov(1)[..], &[RET, NOP, NOP]].concat()));
     memory.patch_start(code, mov(2));
     assert_eq!(call(code), 2);
 }
@@ -64,18 +81,18 @@ fn patch_start_changes_five_bytes_and_leaves_the_next() {
 fn patched_jump_leads_to_its_target() {
     const JMP: u8 = 0xe9;
     let mut memory = memory();
-    let (jump, target) = (memory.next(), memory.next() + 16);
-    assert!(memory.append(&[NOP, NOP, NOP, JMP, 0, 0, 0, 0, RET]));
-    assert!(memory.append(&[&mov(5)[..], &[RET]].concat()));
+    let (jump, target) = (memory.next(Part::Hot), memory.next(Part::Hot) + 16);
+    assert!(memory.append(Part::Hot, &[NOP, NOP, NOP, JMP, 0, 0, 0, 0, RET]));
+    assert!(memory.append(Part::Hot, &[&mov(5)[..], &[RET]].concat()));
     memory.patch_jump(jump + 4, target);
     assert_eq!(call(jump), 5);
 }
 
 #[test]
 #[should_panic(expected = "patch at")]
-fn patch_behind_the_code_is_refused() {
+fn patch_outside_the_chunks_in_use_is_refused() {
     let memory = memory();
-    memory.patch(memory.next(), 0);
+    memory.patch(memory.next(Part::Hot) + 2 * 512, 0);
 }
 
 #[test]

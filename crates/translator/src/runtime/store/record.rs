@@ -1,7 +1,7 @@
 //! A block in a form that can be put anywhere: what it was made from, its code, and what has to be corrected in
 //! that at another address.
 //!
-//! In the file, numbers are little-endian: a head of six halfwords and two words, then tables and bytes
+//! In the file, numbers are little-endian: a head of six halfwords and four words, then tables and bytes
 //! as [`Record`]'s fields say. See the head's parts in [`Record::parse`].
 
 use std::ops::Range;
@@ -9,6 +9,7 @@ use std::ops::Range;
 use rvisor_waist::PAGE_SIZE;
 
 use crate::backend::x64::lower::Patch;
+use crate::backend::x64::placement::{Placement, move_apart};
 use crate::backend::x64::thunks::Thunks;
 use crate::frontend::LAST;
 use crate::ir::Offset;
@@ -49,6 +50,10 @@ pub struct Parts<'a> {
     pub start: u32,
     pub thunks: &'a [ThunkUse],
     pub patches: &'a [Patch],
+    /// Where it runs, and from where on it is cold.
+    pub placement: Placement,
+    /// Where displacements from one part to the other stand in the code.
+    pub crossings: &'a [u32],
     pub code: &'a [u8],
 }
 
@@ -57,18 +62,22 @@ pub struct Parts<'a> {
 pub struct Record<'a> {
     pub origin: Origin,
     pub start: u32,
+    /// Where the cold part starts, from the start of the code.
+    pub split: u32,
     ranges: &'a [u8],
     guest: &'a [u8],
     thunks: &'a [u8],
     patches: &'a [u8],
-    /// Its code, linked to nothing.
+    crossings: &'a [u8],
+    /// Its code, linked to nothing, and as if its parts stood together.
     pub code: &'a [u8],
 }
 
-const HEAD: usize = 20;
+const HEAD: usize = 28;
 const RANGE: usize = 4;
 const THUNK: usize = 4;
 const PATCH: usize = 20;
+const CROSSING: usize = 4;
 
 /// Stands for the constant that a jump inside the page doesn't have.
 const NONE: u32 = u32::MAX;
@@ -98,7 +107,10 @@ impl Parts<'_> {
             out.extend(number.to_le_bytes());
         }
         out.extend(self.start.to_le_bytes());
-        out.extend((self.code.len() as u32).to_le_bytes());
+        let (split, gap) = (self.placement.split, self.placement.gap());
+        for number in [self.code.len() as u32, split, self.crossings.len() as u32] {
+            out.extend(number.to_le_bytes());
+        }
         for (range, _) in self.pieces {
             out.extend(range.start.to_le_bytes());
             out.extend(range.end.to_le_bytes());
@@ -112,8 +124,10 @@ impl Parts<'_> {
                 out.extend(value.to_le_bytes());
             }
         }
+        self.crossings.iter().for_each(|at| out.extend(at.to_le_bytes()));
         let start = out.len();
         out.extend_from_slice(self.code);
+        move_apart(&mut out[start..], split, self.crossings.iter().copied(), gap.wrapping_neg());
         // What depends on the address or the block's number: the same block gives the same record.
         let changing = self.thunks.iter().map(|use_| use_.at).chain(self.patches.iter().map(|p| p.number));
         for at in changing {
@@ -139,7 +153,7 @@ impl<'a> Record<'a> {
             Some(taken)
         };
         let [pieces, thunks, patches] = [6, 8, 10].map(|at| usize::from(half(head, at)));
-        let (start, length) = (word(head, 12), word(head, 16) as usize);
+        let [start, length, split, crossings] = [12, 16, 20, 24].map(|at| word(head, at));
         let ranges = take(pieces * RANGE)?;
         let mut guest = 0;
         for range in ranges.chunks_exact(RANGE) {
@@ -148,18 +162,23 @@ impl<'a> Record<'a> {
         let record = Self {
             origin,
             start,
+            split,
             ranges,
             guest: take(guest)?,
             thunks: take(thunks * THUNK)?,
             patches: take(patches * PATCH)?,
-            code: take(length)?,
+            crossings: take(crossings as usize * CROSSING)?,
+            code: take(length as usize)?,
         };
         record.is_sound().then_some(record)
     }
 
     fn is_sound(&self) -> bool {
         let length = self.code.len() as u32;
-        let is_inside = |at: u32| at.checked_add(4).is_some_and(|end| end <= length);
+        let split = self.split;
+        // And in one part.
+        let is_inside =
+            |at: u32| at.checked_add(4).is_some_and(|end| end <= length && (at >= split || end <= split));
         let is_patchable = |at: u32| is_inside(at) && at.is_multiple_of(4);
         let Origin { entry, is_across, .. } = self.origin;
         let last = LAST as u16;
@@ -175,7 +194,10 @@ impl<'a> Record<'a> {
             && self.code.len() <= LARGEST_CODE
             && self.start >= 4
             && self.start.is_multiple_of(8)
-            && self.start.checked_add(8).is_some_and(|end| end <= length)
+            && self.start.checked_add(8).is_some_and(|end| end <= split)
+            && split <= length
+            && split.is_multiple_of(4)
+            && self.crossings().all(is_inside)
             && self.thunks().all(|use_| is_inside(use_.at) && usize::from(use_.thunk) < Thunks::COUNT)
             && self.patches().all(|patch| {
                 is_patchable(patch.jump)
@@ -216,9 +238,14 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// Where displacements from one part to the other stand in the code.
+    pub fn crossings(&self) -> impl Iterator<Item = u32> + use<'a> {
+        self.crossings.chunks_exact(CROSSING).map(|bytes| word(bytes, 0))
+    }
+
     /// Bytes of the record.
     pub fn length(&self) -> usize {
-        let tables = self.ranges.len() + self.thunks.len() + self.patches.len();
+        let tables = self.ranges.len() + self.thunks.len() + self.patches.len() + self.crossings.len();
         HEAD + tables + self.guest.len() + self.code.len()
     }
 
@@ -241,6 +268,8 @@ pub mod tests {
             start: 8,
             thunks: &[ThunkUse { at: 28, thunk: 3 }],
             patches: &[patch],
+            placement: Placement { hot: 0x1000, cold: 0x2000, split: 20 },
+            crossings: &[16],
             code: &[0x90; 32],
         };
         let mut bytes = Vec::new();
@@ -256,7 +285,12 @@ pub mod tests {
         assert!(record.pieces().eq([(0x10..0x14, &[1, 2, 3, 4][..])]));
         assert!(record.thunks().eq([ThunkUse { at: 28, thunk: 3 }]));
         assert_eq!(record.patches().next().map(|patch| (patch.jump, patch.target)), Some((16, 0x40)));
-        assert_eq!((&record.code[..24], &record.code[24..]), (&[0x90; 24][..], &[0; 8][..]));
+        assert!(record.crossings().eq([16]) && record.split == 20);
+        // As if the parts stood together.
+        let mut code = record.code.to_vec();
+        move_apart(&mut code, 20, record.crossings(), 0x2000 - 0x1000 - 20);
+        assert_eq!((&code[..24], &code[24..]), (&[0x90; 24][..], &[0; 8][..]));
+        assert_ne!(code, record.code);
     }
 
     #[test]
@@ -271,13 +305,17 @@ pub mod tests {
     fn places_outside_the_code_are_refused() {
         let bytes = record(0x10, &[1, 2, 3, 4]);
         let (thunk, patch) = (HEAD + RANGE + 4, HEAD + RANGE + 4 + THUNK);
-        let cases: [(usize, &[u8]); 8] = [
+        let crossing = patch + PATCH;
+        let cases: [(usize, &[u8]); 11] = [
             (thunk, &[29, 0, 0, 3]),
             (thunk, &[28, 0, 0, Thunks::COUNT as u8]),
             (patch, &[32, 0, 0, 0]),
             (patch, &[18, 0, 0, 0]),
             (patch + 4, &[2, 0, 0, 0]),
             (patch + 12, &[32, 0, 0, 0]),
+            (20, &[33, 0, 0, 0]),
+            (20, &[12, 0, 0, 0]),
+            (crossing, &[18, 0, 0, 0]),
             (patch + 16, &[0xff, 0xff, 0xff, 0xff]),
             (12, &[12, 0, 0, 0]),
         ];

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use super::file::tests::IDENTITY;
 use super::*;
 use crate::backend::x64::lower::Patch;
+use crate::backend::x64::placement::Placement;
 
 fn open(directory: &TempDir, limit: u64) -> Store {
     Store::with(Directory::open(directory.path()).unwrap(), IDENTITY, limit)
@@ -22,6 +23,9 @@ fn page(entry: usize, guest: &[u8]) -> PageBytes {
     page
 }
 
+/// Code whose cold part stands behind the other.
+const TOGETHER: Placement = Placement { hot: 0, cold: 24, split: 24 };
+
 /// Keeps a block of `guest` at `entry`, with `bytes` of code.
 fn keep(store: &mut Store, entry: u16, guest: &[u8], reaches_over: Option<bool>, bytes: usize) {
     store.keep(&Parts {
@@ -30,6 +34,8 @@ fn keep(store: &mut Store, entry: u16, guest: &[u8], reaches_over: Option<bool>,
         start: 8,
         thunks: &[],
         patches: &[],
+        placement: TOGETHER,
+        crossings: &[],
         code: &vec![0x90; bytes],
     });
 }
@@ -80,6 +86,8 @@ fn instruction_across_pages_is_not_mixed_up_with_one_in_a_page() {
         start: 8,
         thunks: &[],
         patches: &[Patch { jump: 16, mappings: Some(20), target: 0x1002, stub: 24, number: 28 }],
+        placement: TOGETHER,
+        crossings: &[],
         code: &[0x90; 32],
     });
     assert!(store.take(Wanted::Across([0x13, 0x05, 0x10, 0x00])).is_some());

@@ -24,7 +24,7 @@ const NAMES_8: [&str; 16] = [
 /// The only instruction that `write` writes, without spaces and sizes of memory operands.
 fn text(write: impl FnOnce(&mut Assembler)) -> String {
     let mut asm = Assembler::new();
-    asm.start(0x1_0000);
+    asm.start(0x1_0000, 0);
     write(&mut asm);
     let code = asm.finish().to_vec();
     let mut decoder = Decoder::with_ip(64, &code, 0x1_0000, DecoderOptions::NONE);
@@ -231,7 +231,7 @@ fn jumps_lead_where_they_should_and_alignment_counts_the_address() {
     assert_eq!(text(Assembler::no_operation).as_str(), "nop[rax+rax]");
     let mut asm = Assembler::new();
     for (base, alignment, ahead) in [(0x1003, 16, 4), (0x1000, 4, 7), (0x100f, 4, 1), (0x1000, 16, 0)] {
-        asm.start(base);
+        asm.start(base, 0);
         asm.align(alignment, ahead);
         assert!((base as usize + asm.position() + ahead).is_multiple_of(alignment));
     }
@@ -242,7 +242,7 @@ fn what_was_just_stored_is_read_from_its_register() {
     let slot = Mem::new(RSP, 0x40);
     let behind = |write: &dyn Fn(&mut Assembler)| {
         let mut asm = Assembler::new();
-        asm.start(0);
+        asm.start(0, 0);
         asm.mov_to_memory(Quad, slot, RAX);
         let before = asm.position();
         write(&mut asm);
@@ -250,7 +250,7 @@ fn what_was_just_stored_is_read_from_its_register() {
     };
     let alone = |write: &dyn Fn(&mut Assembler)| {
         let mut asm = Assembler::new();
-        asm.start(0);
+        asm.start(0, 0);
         write(&mut asm);
         asm.code().to_vec()
     };
