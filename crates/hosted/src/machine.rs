@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::counters::Counters;
 use crate::disk::{Disk, DiskError, DiskOptions};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
-use crate::net::{NetError, NetOptions, UserNetwork};
+use crate::net::{NetError, NetOptions, Ports, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, OnReset, Pace};
 use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
 
@@ -129,6 +129,7 @@ pub struct Machine {
     paused: Mutex<Option<Instant>>,
     on_power_on: Option<Box<dyn Fn() + Send + Sync>>,
     counters: Counters,
+    forwards: Option<Ports>,
     stepped: Arc<SteppedClock>,
     engine: EngineKind,
     translator: Arc<rvisor_translator::Shared>,
@@ -158,7 +159,7 @@ impl Machine {
         }
         let (memory, clock) = (Arc::new(memory), HostClock::new());
         let disks = config.disks.len();
-        let (slots, counters) = slots(&mut config, &memory)?;
+        let (slots, counters, forwards) = slots(&mut config, &memory)?;
         if slots.len() > VIRTIO_SLOTS as usize {
             return Err(MachineError::TooManyDevices(disks));
         }
@@ -191,6 +192,7 @@ impl Machine {
             paused: Mutex::default(),
             on_power_on: config.on_power_on,
             counters,
+            forwards,
             stepped,
             engine: config.engine,
             translator,
@@ -214,6 +216,12 @@ impl Machine {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The forwards of its network, if it has one.
+    #[must_use]
+    pub fn forwards(&self) -> Option<&Ports> {
+        self.forwards.as_ref()
     }
 
     /// Stops the harts; devices finish what they were asked for. The guest's time stands still. False if the
@@ -323,8 +331,8 @@ impl Slot {
 fn slots(
     config: &mut MachineConfig,
     memory: &Arc<HostMemory>,
-) -> Result<(Vec<Slot>, Counters), MachineError> {
-    let (mut slots, mut counters) = (Vec::new(), Counters::default());
+) -> Result<(Vec<Slot>, Counters, Option<Ports>), MachineError> {
+    let (mut slots, mut counters, mut forwards) = (Vec::new(), Counters::default(), None);
     for options in &config.disks {
         let wake = Wake::new();
         let disk = Disk::new(options.open()?, options.identity(), Arc::clone(memory), wake.as_closure())?;
@@ -337,6 +345,7 @@ fn slots(
         let wake = Wake::new();
         let network = UserNetwork::new(options, wake.as_closure())?;
         counters.network = Some(network.counters());
+        forwards = Some(network.ports());
         let mac = random_mac()?;
         slots.push(Slot::new(vec![wake], move |memory, line| {
             Transport::new(Net::new(mac, Box::new(network)), memory, line)
@@ -355,7 +364,7 @@ fn slots(
     slots.push(Slot::new(Vec::new(), move |memory, line| {
         Transport::new(Rng::new(Box::new(entropy)), memory, line)
     }));
-    Ok((slots, counters))
+    Ok((slots, counters, forwards))
 }
 
 /// An address of the range that KVM and QEMU guests use (locally administered, unicast).

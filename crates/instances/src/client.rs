@@ -154,6 +154,30 @@ impl<'a> Client<'a> {
         self.ask(Request::Resume, Some(ANSWER)).map(|((), _)| ())
     }
 
+    /// What is forwarded to the machine, as on the command line.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if it has no network. The same for the next two.
+    pub fn ports(&self) -> Result<Vec<String>> {
+        Ok(self.ask(Request::Ports, Some(ANSWER))?.0)
+    }
+
+    /// Forwards a port of the host until the machine ends.
+    ///
+    /// # Errors
+    /// If it can't be listened on.
+    pub fn add_port(&self, port: &str) -> Result<()> {
+        self.ask(Request::AddPort(port.to_owned()), Some(ANSWER)).map(|((), _)| ())
+    }
+
+    /// Forwards it no longer.
+    ///
+    /// # Errors
+    /// If it isn't forwarded.
+    pub fn remove_port(&self, port: &str) -> Result<()> {
+        self.ask(Request::RemovePort(port.to_owned()), Some(ANSWER)).map(|((), _)| ())
+    }
+
     /// Listens to what the machine says, and may type.
     ///
     /// # Errors

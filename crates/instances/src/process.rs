@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rvisor_hosted::Stream;
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::machine::{Machine, MachineConfig};
-use rvisor_hosted::net::NetOptions;
+use rvisor_hosted::net::{Forward, NetOptions, Ports};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::stream::Filter;
 use rvisor_hosted::translator;
@@ -243,6 +243,10 @@ fn network(directory: &Directory, config: &Config) -> Result<Option<NetOptions>>
     Ok(config.network.then(|| NetOptions { forwards, hostname, ..NetOptions::default() }))
 }
 
+fn forward(port: &str) -> Result<Forward, String> {
+    port.parse().map_err(|error| format!("{port}: {error}"))
+}
+
 /// What has been asked of a machine, and whether it has ended.
 #[derive(Default)]
 struct Phase {
@@ -403,6 +407,30 @@ impl Control {
         self.note(Status::Running);
         self.tell("unpause", None);
         Ok(())
+    }
+
+    fn forwards(&self) -> Result<&Ports, String> {
+        let name = self.directory.current_name();
+        self.machine.forwards().ok_or_else(|| format!("machine {name} has no network (--net none)"))
+    }
+
+    /// What is forwarded to the guest.
+    pub fn ports(&self) -> Result<Vec<String>, String> {
+        Ok(self.forwards()?.list().iter().map(ToString::to_string).collect())
+    }
+
+    /// Forwards one more port.
+    pub fn add_port(&self, port: &str) -> Result<(), String> {
+        self.forwards()?.add(forward(port)?).map_err(|error| error.to_string())
+    }
+
+    /// Forwards a port no longer.
+    pub fn remove_port(&self, port: &str) -> Result<(), String> {
+        let name = self.directory.current_name();
+        match self.forwards()?.remove(forward(port)?) {
+            true => Ok(()),
+            false => Err(format!("{port} isn't forwarded; `rvisor port ls {name}` lists what is")),
+        }
     }
 
     fn note(&self, status: Status) {

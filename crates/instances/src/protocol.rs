@@ -59,6 +59,12 @@ pub(crate) enum Request {
     Resume,
     /// Answered when it has ended.
     Wait,
+    /// What is forwarded to its network.
+    Ports,
+    /// Forward a port of the host, as on the command line.
+    AddPort(String),
+    /// Forward it no longer.
+    RemovePort(String),
     /// Frames: what it says on its console or its command's streams; what is typed.
     Attach,
     /// Frames: a command in the guest.

@@ -117,6 +117,9 @@ fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
         Request::Wait => reply(&mut stream, ended(control.wait())),
         Request::Pause => reply(&mut stream, control.pause()),
         Request::Resume => reply(&mut stream, control.resume()),
+        Request::Ports => reply(&mut stream, control.ports()),
+        Request::AddPort(port) => reply(&mut stream, control.add_port(&port)),
+        Request::RemovePort(port) => reply(&mut stream, control.remove_port(&port)),
         Request::Attach => attach(stream, control),
         Request::Exec(request) => exec(stream, control, &request),
     }

@@ -93,6 +93,16 @@ pub enum Command {
     Stats(Stats),
     /// Show what happens to machines, while it happens
     Events(Events),
+    /// Make, look at, check, resize and convert disks that no machine is using
+    Disk {
+        #[command(subcommand)]
+        command: DiskCommand,
+    },
+    /// Forward ports of the host to a running machine
+    Port {
+        #[command(subcommand)]
+        command: PortCommand,
+    },
     /// Run a machine in the background (what `run -d` and `start` do this with)
     #[command(hide = true)]
     MachineProcess {
@@ -283,6 +293,104 @@ pub struct Build {
     pub tag: Option<String>,
     #[command(flatten)]
     pub mirror: Mirror,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum PortCommand {
+    /// Forward ports, until the machine ends
+    Add {
+        /// Machine to forward to
+        machine: String,
+        /// Ports, with an address and a protocol as in 0.0.0.0:5353:53/udp
+        #[arg(required = true, value_name = "HOST:GUEST")]
+        ports: Vec<String>,
+    },
+    /// List what is forwarded
+    Ls {
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+        /// Machine that it is forwarded to
+        machine: String,
+    },
+    /// Forward ports no longer; connections that have been made stay
+    Rm {
+        /// Machine that they are forwarded to
+        machine: String,
+        /// Ports, as they were given
+        #[arg(required = true, value_name = "HOST:GUEST")]
+        ports: Vec<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum DiskCommand {
+    /// Make a disk: empty, or a copy-on-write disk over another
+    Create {
+        /// How to store it
+        #[arg(long = "disk-format", value_enum, default_value_t = DiskFormat::Qcow2, value_name = "FORMAT")]
+        format: DiskFormat,
+        /// Its size: bytes, or a number with K, M, G or T
+        #[arg(long, value_parser = size)]
+        size: Option<u64>,
+        /// Disk whose content it shows; that must not change any more
+        #[arg(long, value_name = "FILE")]
+        backing: Option<PathBuf>,
+        /// File to make
+        disk: PathBuf,
+    },
+    /// Say what disks are
+    Info {
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+        /// Disks to look at
+        #[arg(required = true)]
+        disks: Vec<PathBuf>,
+    },
+    /// Change the size of a disk; the partitions on it are the guest's business
+    Resize {
+        /// Allow less: what is behind the new end is lost
+        #[arg(long)]
+        shrink: bool,
+        /// Disk to resize
+        disk: PathBuf,
+        /// Its new size: bytes, or a number with K, M, G or T
+        #[arg(value_parser = size)]
+        size: u64,
+    },
+    /// Copy a disk into a new one, without backing files
+    Convert {
+        /// How to store the new one
+        #[arg(long = "disk-format", value_enum, default_value_t = DiskFormat::Qcow2, value_name = "FORMAT")]
+        format: DiskFormat,
+        /// Disk to copy
+        source: PathBuf,
+        /// File to make
+        target: PathBuf,
+    },
+    /// Read all of a disk, and see whether its tables are sound
+    Check {
+        /// Disk to check
+        disk: PathBuf,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskFormat {
+    /// Sector by sector
+    Raw,
+    /// Copy-on-write, with its own tables
+    Qcow2,
+}
+
+impl From<DiskFormat> for rvisor_hosted::disk::Format {
+    fn from(format: DiskFormat) -> Self {
+        match format {
+            DiskFormat::Raw => Self::Raw,
+            DiskFormat::Qcow2 => Self::Qcow2,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

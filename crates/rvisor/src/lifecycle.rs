@@ -7,7 +7,7 @@ use anyhow::bail;
 use rvisor_images::Store;
 use rvisor_instances::{Client, Directory, Error, Events, Machines, Status};
 
-use crate::cli::{Rm, Start, Stop};
+use crate::cli::{Format, PortCommand, Rm, Start, Stop};
 use crate::{run, sessions};
 
 /// All machines of this user.
@@ -130,6 +130,29 @@ pub fn wait(names: &[String]) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(error.into()),
         };
         println!("{code}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `rvisor port`.
+pub fn port(command: &PortCommand) -> anyhow::Result<ExitCode> {
+    let machines = machines()?;
+    match command {
+        PortCommand::Add { machine, ports } => {
+            let directory = machines.open(machine)?;
+            ports.iter().try_for_each(|port| Client::new(&directory).add_port(port))?;
+        }
+        PortCommand::Rm { machine, ports } => {
+            let directory = machines.open(machine)?;
+            ports.iter().try_for_each(|port| Client::new(&directory).remove_port(port))?;
+        }
+        PortCommand::Ls { machine, format } => {
+            let ports = Client::new(&machines.open(machine)?).ports()?;
+            match format {
+                Format::Json => println!("{}", serde_json::to_string_pretty(&ports)?),
+                Format::Table => ports.iter().for_each(|port| println!("{port}")),
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@
 mod boot;
 mod builder;
 mod cli;
+mod disks;
 mod generate;
 mod images;
 mod lifecycle;
@@ -93,6 +94,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Logs(options) => sessions::logs(&options),
         Command::Events(options) => sessions::events(&options),
         Command::MachineProcess { store, machine } => run::machine_process(&store, &machine),
+        Command::Disk { command } => disks::disk(&command),
+        Command::Port { command } => lifecycle::port(&command),
         Command::Boot(options) => boot::boot(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),

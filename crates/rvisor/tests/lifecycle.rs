@@ -5,6 +5,8 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,6 +101,7 @@ fn machine_in_the_background_is_used_and_ended() {
     paused_machine_does_nothing_and_goes_on(&machine);
     what_it_uses_is_told(&machine);
     several_attach_and_detach(&machine);
+    ports_are_forwarded_while_it_runs(&machine);
 
     let name = format!("{}-renamed", machine.0);
     finish(&mut rvisor(["rename", &machine.0, &name]), b"", LIMIT).assert(0, "");
@@ -239,6 +242,54 @@ fn several_attach_and_detach(machine: &Machine) {
         assert_eq!(terminal.end(LIMIT).code(), Some(0));
     }
     assert_eq!(machine.field("state"), "running");
+}
+
+fn ports_are_forwarded_while_it_runs(machine: &Machine) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let forward = format!("{port}:77");
+    let change = |what: &str| finish(&mut rvisor(["port", what, &machine.0, &forward]), b"", LIMIT);
+    change("add").assert(0, "");
+    finish(&mut rvisor(["port", "ls", &machine.0]), b"", LIMIT)
+        .assert(0, &format!("127.0.0.1:{port}:77/tcp\n"));
+    assert!(change("add").stderr.contains("choose another port"));
+    let mut listening =
+        Terminal::start(&mut rvisor(["exec", &machine.0, "sh", "-c", "echo ready; nc -l -p 77"]));
+    listening.expect("ready", LIMIT);
+    // Where the guest doesn't listen yet, the connection is closed at once.
+    let greet = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"hello\n")?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let closed = stream.read(&mut [0]);
+        std::io::Result::Ok(matches!(closed, Ok(0)))
+    };
+    while !greet().unwrap_or(false) {
+        thread::sleep(Duration::from_millis(100));
+    }
+    listening.expect("hello", LIMIT);
+    assert_eq!(listening.end(LIMIT).code(), Some(0));
+    change("rm").assert(0, "");
+    assert!(change("rm").stderr.contains("isn't forwarded"));
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn disks_are_made_checked_and_converted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = |words: &str| finish(rvisor(words.split(' ')).current_dir(directory.path()), b"", LIMIT);
+    disk("disk create a.qcow2 --size 64M").assert(0, "");
+    assert!(disk("disk create a.qcow2 --size 64M").stderr.contains("exists already"));
+    assert!(disk("disk create b.qcow2").stderr.contains("--size"));
+    disk("disk create over --backing a.qcow2 --size 128M").assert(0, "");
+    disk("disk check over").assert(0, "over: sound\n");
+    disk("disk convert over raw --disk-format raw").assert(0, "");
+    assert_eq!(fs::metadata(directory.path().join("raw")).expect("a file").len(), 128 << 20);
+    assert!(disk("disk resize raw 1M").stderr.contains("--shrink"));
+    disk("disk resize raw 1M --shrink").assert(0, "");
+    let told: serde_json::Value =
+        serde_json::from_str(&disk("disk info raw over --format json").text()).expect("JSON");
+    assert_eq!((&told[0]["format"], &told[0]["size"]), (&"raw".into(), &(1 << 20).into()));
+    assert!(told[1]["backing"].as_str().is_some_and(|path| path.ends_with("a.qcow2")), "{told}");
 }
 
 fn only_one_of_two_starts(machine: &Machine) {

@@ -66,6 +66,18 @@ pub enum DiskError {
     /// A new disk would overwrite a file.
     #[error("disk {0}: the file exists already: remove it or choose another name")]
     Exists(PathBuf),
+    /// A disk would lose what is behind its new end.
+    #[error(
+        "disk {path}: {to} bytes are less than its {from}: what is behind would be lost; say --shrink if that may be"
+    )]
+    WouldShrink {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the disk now.
+        from: u64,
+        /// Bytes asked for.
+        to: u64,
+    },
     /// The host reported an error.
     #[error("disk {path}: cannot {action}: {source}")]
     Host {

@@ -5,6 +5,8 @@
 //! that no hart ever waits for the host's storage; [`create_overlay`] makes a copy-on-write disk over a base
 //! that stays untouched.
 //!
+//! [`info`], [`check`], [`resize`] and [`convert`] are for disks that no machine uses.
+//!
 //! Not for what the guest sees: that is virtio-blk's front end.
 
 mod create;
@@ -14,6 +16,7 @@ mod lock;
 mod options;
 mod qcow2;
 mod raw;
+mod tools;
 mod transfer;
 mod worker;
 
@@ -25,4 +28,5 @@ pub use error::DiskError;
 pub use image::Image;
 pub use options::{DiskOptions, Format};
 pub use qcow2::create_overlay;
+pub use tools::{DiskInfo, Findings, check, convert, info, resize};
 pub use worker::Disk;

@@ -12,6 +12,7 @@ use super::dhcp::{self, Dhcp};
 use super::forward::Forwards;
 use super::fragment::Reassembly;
 use super::poller::{Poller, Ready, Token};
+use super::ports::Ports;
 use super::queue::Queues;
 use super::resolver::Resolver;
 use super::stack::Stack;
@@ -27,6 +28,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// All that the network's thread works with.
 pub(super) struct Engine {
     queues: Arc<Queues>,
+    ports: Ports,
     /// Tells the home that there are frames for the guest.
     wake: Arc<dyn Fn() + Send + Sync>,
     poller: Poller,
@@ -68,8 +70,10 @@ impl Engine {
         forwards.register(&poller)?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let ports = Ports::new(&queues, &options.forwards);
         Ok(Self {
             queues,
+            ports,
             wake,
             poller,
             stack: Stack::new(mtu, u64::from_ne_bytes(seed)),
@@ -83,6 +87,11 @@ impl Engine {
             used: Vec::new(),
             swept: Instant::now(),
         })
+    }
+
+    /// Its forwards, for others.
+    pub(super) fn ports(&self) -> Ports {
+        self.ports.clone()
     }
 
     /// Works until the queues are closed.
@@ -124,6 +133,7 @@ impl Engine {
         for (token, ready) in events {
             self.event(token, ready);
         }
+        self.ports.work(|change| self.forwards.change(&self.poller, change));
         self.forwards.serve(&mut self.stack, &self.poller, &mut self.tcp);
         self.datagrams.serve(&mut self.stack.link.out);
         self.tcp.serve(&mut self.stack);

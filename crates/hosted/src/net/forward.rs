@@ -1,5 +1,6 @@
 //! Ports of the host that lead to the guest.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
@@ -21,19 +22,21 @@ const BURST: usize = 64;
 
 /// All forwards, listening.
 pub(super) struct Forwards {
-    ports: Vec<Port>,
+    ports: BTreeMap<u64, (Forward, Port)>,
+    /// Number of the next port.
+    next: u64,
     /// Ports that had more than a burst.
     due: Vec<u64>,
     buffer: Vec<u8>,
 }
 
-enum Port {
+pub(super) enum Port {
     Tcp { listener: TcpListener, guest: u16 },
     Udp { socket: UdpSocket, guest: u16, peers: Vec<Peer> },
 }
 
 /// Somebody who sent to a forwarded UDP port.
-struct Peer {
+pub(super) struct Peer {
     address: SocketAddr,
     /// The gateway's port that stands for it in the guest's eyes.
     port: u16,
@@ -43,23 +46,32 @@ struct Peer {
 impl Forwards {
     /// Listens on all ports.
     pub(super) fn new(forwards: &[Forward]) -> Result<Self, NetError> {
-        let open = |forward: &Forward| {
-            let &Forward { protocol, host: address, guest } = forward;
-            listen(protocol, address, guest).map_err(|source| NetError::Listen { protocol, address, source })
-        };
-        let ports = forwards.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { ports, due: Vec::new(), buffer: vec![0; usize::from(u16::MAX)] })
+        let open = |(number, forward): (u64, &Forward)| Ok((number, (*forward, Port::open(forward)?)));
+        let ports: BTreeMap<_, _> = (0..).zip(forwards).map(open).collect::<Result<_, NetError>>()?;
+        let next = ports.len() as u64;
+        Ok(Self { ports, next, due: Vec::new(), buffer: vec![0; usize::from(u16::MAX)] })
+    }
+
+    /// Carries out what was asked for while the network works.
+    pub(super) fn change(&mut self, poller: &Poller, change: Change) {
+        match change {
+            Change::Add(forward, port) => {
+                let number = self.next;
+                self.next += 1;
+                if let Err(error) = port.register(poller, number) {
+                    log::error!("a port can't be forwarded: {error}");
+                } else {
+                    self.ports.insert(number, (forward, port));
+                }
+            }
+            // Connections that have been made stay.
+            Change::Remove(forward) => self.ports.retain(|_, (it, _)| *it != forward),
+        }
     }
 
     /// Adds all ports to what is waited for.
     pub(super) fn register(&self, poller: &Poller) -> io::Result<()> {
-        for (number, port) in (0..).zip(&self.ports) {
-            match port {
-                Port::Tcp { listener, .. } => poller.add(listener, Token::Forward(number))?,
-                Port::Udp { socket, .. } => poller.add(socket, Token::Forward(number))?,
-            }
-        }
-        Ok(())
+        self.ports.iter().try_for_each(|(number, (_, port))| port.register(poller, *number))
     }
 
     /// Whether a port wants its turn without waiting for anything.
@@ -69,7 +81,7 @@ impl Forwards {
 
     /// Something has arrived at a port.
     pub(super) fn ready(&mut self, stack: &mut Stack, poller: &Poller, flows: &mut TcpFlows, number: u64) {
-        let more = match self.ports.get_mut(number as usize) {
+        let more = match self.ports.get_mut(&number).map(|(_, port)| port) {
             Some(Port::Tcp { listener, guest }) => accept(stack, poller, flows, listener, *guest),
             Some(Port::Udp { socket, guest, peers }) => {
                 receive(&mut stack.link.out, socket, *guest, peers, &mut self.buffer)
@@ -93,7 +105,7 @@ impl Forwards {
         if *datagram.destination.ip() != GATEWAY {
             return false;
         }
-        for port in &mut self.ports {
+        for (_, port) in self.ports.values_mut() {
             let Port::Udp { socket, guest, peers } = port else { continue };
             let known = peers.iter_mut().find(|peer| peer.port == datagram.destination.port());
             if let Some(peer) = known.filter(|_| *guest == datagram.source.port()) {
@@ -105,6 +117,27 @@ impl Forwards {
         }
         false
     }
+}
+
+impl Port {
+    /// Listens.
+    pub(super) fn open(forward: &Forward) -> Result<Self, NetError> {
+        let &Forward { protocol, host: address, guest } = forward;
+        listen(protocol, address, guest).map_err(|source| NetError::Listen { protocol, address, source })
+    }
+
+    fn register(&self, poller: &Poller, number: u64) -> io::Result<()> {
+        match self {
+            Self::Tcp { listener, .. } => poller.add(listener, Token::Forward(number)),
+            Self::Udp { socket, .. } => poller.add(socket, Token::Forward(number)),
+        }
+    }
+}
+
+/// A wish about the ports of a network that works.
+pub(super) enum Change {
+    Add(Forward, Port),
+    Remove(Forward),
 }
 
 fn listen(protocol: Protocol, address: SocketAddrV4, guest: u16) -> io::Result<Port> {

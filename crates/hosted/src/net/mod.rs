@@ -27,6 +27,7 @@ mod fragment;
 mod link;
 mod options;
 mod poller;
+mod ports;
 mod queue;
 mod resolver;
 mod stack;
@@ -40,6 +41,7 @@ mod tests;
 #[doc(hidden)]
 pub use engine::Isolated;
 pub use options::{Forward, NetError, NetOptions, ParseForwardError, Protocol};
+pub use ports::Ports;
 pub use user::UserNetwork;
 
 use std::net::Ipv4Addr;

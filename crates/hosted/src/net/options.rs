@@ -108,6 +108,12 @@ fn parse_forward(text: &str) -> Option<Forward> {
     Some(Forward { protocol, host: SocketAddrV4::new(address, port(host)?), guest: port(guest)? })
 }
 
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.host, self.guest, self.protocol)
+    }
+}
+
 /// Why a network can't be made, in one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {

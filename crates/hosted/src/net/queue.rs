@@ -60,7 +60,7 @@ impl Queues {
     }
 
     /// Wakes the network's thread, unless that is under way already.
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             // It fails only where the counter is full, and then the thread wakes too.
             let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());

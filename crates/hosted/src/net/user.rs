@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use rvisor_waist::NetBackend;
 
 use super::engine::Engine;
+use super::ports::Ports;
 use super::queue::Queues;
 use super::{NetError, NetOptions};
 use crate::counters::Transfers;
@@ -15,6 +16,7 @@ use crate::counters::Transfers;
 pub struct UserNetwork {
     queues: Arc<Queues>,
     counters: Arc<Transfers>,
+    ports: Ports,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -24,8 +26,15 @@ impl UserNetwork {
     pub fn new(options: &NetOptions, wake: Arc<dyn Fn() + Send + Sync>) -> Result<Self, NetError> {
         let queues = Arc::new(Queues::new()?);
         let engine = Engine::new(options, Arc::clone(&queues), wake)?;
+        let ports = engine.ports();
         let thread = thread::Builder::new().name("network".into()).spawn(move || serve(engine))?;
-        Ok(Self { queues, counters: Arc::default(), thread: Some(thread) })
+        Ok(Self { queues, counters: Arc::default(), ports, thread: Some(thread) })
+    }
+
+    /// Its forwards, which may come and go.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports.clone()
     }
 
     /// What the guest has sent and received.

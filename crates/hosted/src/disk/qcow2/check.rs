@@ -23,13 +23,16 @@ const HEADER_V3: usize = 104;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME_ENTRY: u32 = 48;
 
+/// Longest name of a backing file.
+const LONGEST_NAME: u64 = 1023;
+
 /// Most entries in an L1 table (32 MiB of them, QEMU's limit).
 const MAX_L1_ENTRIES: u64 = 4 << 20;
 
 /// Bits of an L1 or standard L2 entry that are a host offset.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// L2 entry: the cluster is compressed.
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 /// L2 entry: the cluster reads as zeros.
 const ZERO: u64 = 1;
 
@@ -43,7 +46,7 @@ const INCOMPATIBLE: [&str; 5] = [
 ];
 
 /// Why a file is refused.
-enum Fault {
+pub(super) enum Fault {
     Truncated,
     Invalid(String),
     Host(io::Error),
@@ -60,19 +63,45 @@ impl From<io::Error> for Fault {
 
 /// Checks the qcow2 file `file`, which is at `path`.
 pub(super) fn check(file: &File, path: &Path) -> Result<(), DiskError> {
+    check_file(file).map_err(|found| fault(found, path))
+}
+
+/// The error that a fault in the file at `path` is.
+pub(super) fn fault(fault: Fault, path: &Path) -> DiskError {
     let path = path.to_owned();
-    check_file(file).map_err(|fault| match fault {
+    match fault {
         Fault::Truncated => DiskError::Truncated(path),
         Fault::Invalid(reason) => DiskError::Qcow2 { path, reason },
         Fault::Host(source) => DiskError::Host { path, action: "read it", source },
-    })
+    }
 }
 
-/// The part of the header that the check needs.
-struct Header {
-    cluster_bits: u32,
-    l1: Range<u64>,
-    refcount_table: Range<u64>,
+/// Bytes of the disk in a file, and the name of the file behind it.
+pub(super) fn describe(file: &File, path: &Path) -> Result<(u64, Option<String>), DiskError> {
+    let read = || {
+        let header = read_header(file)?;
+        let Range { start, end } = header.backing;
+        let mut name = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut name, start)?;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        Ok((header.size, (!name.is_empty()).then_some(name)))
+    };
+    read().map_err(|found| fault(found, path))
+}
+
+/// The part of the header that the checks need.
+pub(super) struct Header {
+    /// Bytes of the disk.
+    pub size: u64,
+    pub cluster_bits: u32,
+    pub l1: Range<u64>,
+    pub refcount_table: Range<u64>,
+    /// Two to this many bits is a refcount.
+    pub refcount_order: u32,
+    /// Number of internal snapshots.
+    pub snapshots: u32,
+    /// Where the backing file's name is; empty where there is none.
+    pub backing: Range<u64>,
 }
 
 fn check_file(file: &File) -> Result<(), Fault> {
@@ -98,7 +127,7 @@ fn check_file(file: &File) -> Result<(), Fault> {
 }
 
 /// Where in the file the data of an L2 entry begins; 0 if it has none.
-fn data(entry: u64, cluster_bits: u32) -> u64 {
+pub(super) fn data(entry: u64, cluster_bits: u32) -> u64 {
     if entry & COMPRESSED != 0 {
         entry & ((1 << (70 - cluster_bits)) - 1)
     } else if entry & ZERO != 0 {
@@ -108,14 +137,14 @@ fn data(entry: u64, cluster_bits: u32) -> u64 {
     }
 }
 
-fn read_entries(file: &File, range: &Range<u64>) -> io::Result<impl Iterator<Item = u64> + use<>> {
+pub(super) fn read_entries(file: &File, range: &Range<u64>) -> io::Result<impl Iterator<Item = u64> + use<>> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
     file.read_exact_at(&mut bytes, range.start)?;
     let entries = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry));
     Ok(entries.collect::<Vec<_>>().into_iter())
 }
 
-fn read_header(file: &File) -> Result<Header, Fault> {
+pub(super) fn read_header(file: &File) -> Result<Header, Fault> {
     let invalid = |reason: &str| Fault::Invalid(reason.into());
     let mut bytes = [0; HEADER_V3];
     file.read_exact_at(&mut bytes[..HEADER_V2], 0)?;
@@ -146,6 +175,15 @@ fn read_header(file: &File) -> Result<Header, Fault> {
     if version == 3 {
         check_extensions(file, 1 << cluster_bits)?;
     }
+    let (backing_offset, backing_length) = (double(8), u64::from(word(16)));
+    let mut order = [0, 0, 0, 4];
+    if version == 3 {
+        file.read_exact_at(&mut order, 96)?;
+    }
+    let refcount_order = u32::from_be_bytes(order);
+    if backing_length > LONGEST_NAME || refcount_order > 6 {
+        return Err(invalid("its qcow2 header is damaged: fetch or copy it again"));
+    }
     let covered_by_l2 = 1u64 << (2 * cluster_bits - 3);
     let range = |start: u64, bytes: Option<u64>| Some(start..start.checked_add(bytes?)?);
     let l1 = range(l1_offset, l1_size.checked_mul(8));
@@ -154,7 +192,9 @@ fn read_header(file: &File) -> Result<Header, Fault> {
         (Some(l1), Some(refcount_table))
             if l1_size >= size.div_ceil(covered_by_l2) && l1_size <= MAX_L1_ENTRIES =>
         {
-            Ok(Header { cluster_bits, l1, refcount_table })
+            let end = if backing_offset == 0 { 0 } else { backing_offset.saturating_add(backing_length) };
+            let (snapshots, backing) = (word(60), backing_offset..end);
+            Ok(Header { size, cluster_bits, l1, refcount_table, refcount_order, snapshots, backing })
         }
         _ => Err(invalid("its qcow2 header is damaged (tables): fetch or copy it again")),
     }

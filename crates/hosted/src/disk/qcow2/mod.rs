@@ -4,20 +4,24 @@
 //! leaves at worst clusters that nobody uses, never tables that point to free ones.
 
 mod check;
+mod count;
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use imago::file::File as Storage;
+use imago::format::PreallocateMode;
 use imago::qcow2::Qcow2 as Driver;
 use imago::raw::Raw;
 use imago::{
     DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder, Mapping, StorageOpenOptions,
 };
 use rvisor_waist::SECTOR_SIZE;
+
+pub use count::{Findings, count};
 
 use super::create::create_file;
 use super::image::caught;
@@ -95,6 +99,24 @@ fn open_backing(
         None => find_format(&file, &backing)?,
     };
     open_layer(file, &backing, format, true, depth).map(Some)
+}
+
+/// Bytes of the disk in a qcow2 file, and the file behind it.
+pub(super) fn describe(file: &File, path: &Path) -> Result<(u64, Option<PathBuf>), DiskError> {
+    let (size, backing) = check::describe(file, path)?;
+    Ok((size, backing.map(|name| path.parent().unwrap_or(Path::new("")).join(name))))
+}
+
+/// Changes the size of the disk in `file`, which is locked. What is new reads as zeros.
+pub(super) fn resize(file: File, path: &Path, size: u64) -> Result<(), DiskError> {
+    let fault = |source: io::Error| DiskError::Host { path: path.to_owned(), action: "resize it", source };
+    let mut access = open_layer(file, path, Format::Qcow2, false, 0)?;
+    caught(|| {
+        access.resize(size, PreallocateMode::Zero)?;
+        access.flush()?;
+        access.sync()
+    })
+    .map_err(fault)
 }
 
 /// An open qcow2 disk.
