@@ -250,10 +250,13 @@ pub fn watch(process: i32) -> Result<Fd, Error> {
 /// Waits for a process's end; its code, or 128 and the signal.
 pub fn wait(process: i32) -> u8 {
     let mut status = 0_i32;
-    // SAFETY: the call fills the status.
-    while let Err(EINTR) =
-        unsafe { call(number::WAIT4, [process as usize, &raw mut status as usize, 0, 0, 0, 0]) }
-    {}
+    loop {
+        // SAFETY: the call fills the status.
+        let ended = unsafe { call(number::WAIT4, [process as usize, &raw mut status as usize, 0, 0, 0, 0]) };
+        if !matches!(ended, Err(EINTR)) {
+            break;
+        }
+    }
     match status & 0x7f {
         0 => (status >> 8) as u8,
         signal => 128 + signal as u8,
