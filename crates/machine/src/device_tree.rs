@@ -27,7 +27,7 @@ pub const CACHE_BLOCK_SIZE: u32 = 64;
 const SINGLE_LETTERS: &str = "imafdc";
 
 /// The other extensions, in the canonical order of ISA strings.
-const EXTENSIONS: [&str; 31] = [
+pub const EXTENSIONS: [&str; 31] = [
     "zicbom",
     "zicbop",
     "zicboz",
@@ -123,6 +123,8 @@ pub struct DeviceTree<'a> {
     pub machine_mode: bool,
     /// `mmu-type` of the harts.
     pub translation: TranslationMode,
+    /// Those of [`EXTENSIONS`] that the harts lack.
+    pub lacking: &'a [&'a str],
     /// Number of virtio-mmio transports.
     pub virtio_slots: u32,
     /// The kernel's command line.
@@ -172,6 +174,20 @@ impl DeviceTree<'_> {
         self.write_soc(&mut fdt)?;
         fdt.end_node(root)?;
         fdt.finish()
+    }
+
+    /// The extensions with names of several letters that the harts have.
+    fn named_extensions(&self) -> impl Iterator<Item = &'static str> {
+        EXTENSIONS.into_iter().filter(|extension| !self.lacking.contains(extension))
+    }
+
+    fn isa_string(&self) -> String {
+        self.named_extensions().fold(format!("rv64{SINGLE_LETTERS}"), |isa, extension| isa + "_" + extension)
+    }
+
+    fn extensions(&self) -> Vec<String> {
+        let letters = SINGLE_LETTERS.chars().map(|letter| letter.to_string());
+        letters.chain(self.named_extensions().map(String::from)).collect()
     }
 
     fn write_aliases(&self, fdt: &mut FdtWriter) -> Written {
@@ -225,11 +241,13 @@ impl DeviceTree<'_> {
         fdt.property_u32("reg", hart)?;
         fdt.property_string("status", "okay")?;
         fdt.property_string("compatible", "riscv")?;
-        fdt.property_string("riscv,isa", &isa_string())?;
+        fdt.property_string("riscv,isa", &self.isa_string())?;
         fdt.property_string("riscv,isa-base", "rv64i")?;
-        fdt.property_string_list("riscv,isa-extensions", extensions())?;
-        for name in ["riscv,cbom-block-size", "riscv,cbop-block-size", "riscv,cboz-block-size"] {
-            fdt.property_u32(name, CACHE_BLOCK_SIZE)?;
+        fdt.property_string_list("riscv,isa-extensions", self.extensions())?;
+        for (extension, name) in BLOCK_SIZES {
+            if !self.lacking.contains(&extension) {
+                fdt.property_u32(name, CACHE_BLOCK_SIZE)?;
+            }
         }
         fdt.property_string("mmu-type", mmu_type(self.translation))?;
         fdt.property_phandle(phandle::hart(hart))?;
@@ -305,17 +323,15 @@ impl DeviceTree<'_> {
     }
 }
 
+/// Properties that say how large a cache block is, each with the extension it belongs to.
+const BLOCK_SIZES: [(&str, &str); 3] = [
+    ("zicbom", "riscv,cbom-block-size"),
+    ("zicbop", "riscv,cbop-block-size"),
+    ("zicboz", "riscv,cboz-block-size"),
+];
+
 fn uart_path() -> String {
     format!("/soc/serial@{:x}", memory_map::UART.base.0)
-}
-
-fn isa_string() -> String {
-    EXTENSIONS.iter().fold(format!("rv64{SINGLE_LETTERS}"), |isa, extension| isa + "_" + extension)
-}
-
-fn extensions() -> Vec<String> {
-    let letters = SINGLE_LETTERS.chars().map(|letter| letter.to_string());
-    letters.chain(EXTENSIONS.iter().map(|extension| extension.to_string())).collect()
 }
 
 fn write_device(
@@ -371,6 +387,7 @@ mod tests {
             memory: RAM,
             machine_mode: true,
             translation: TranslationMode::Sv57,
+            lacking: &[],
             virtio_slots: 8,
             command_line: "console=ttyS0 root=/dev/vda",
             initrd: Some(GuestPhysical(0xb000_0000)..GuestPhysical(0xb100_0000)),
@@ -427,6 +444,19 @@ mod tests {
             let core = fdt.find_node(&format!("/cpus/cpu-map/cluster0/core{hart}")).unwrap();
             assert_eq!(cells(core, "cpu"), cells(cpu, "phandle"));
         }
+    }
+
+    #[test]
+    fn lacking_extensions_are_left_out() {
+        let blob = DeviceTree { lacking: &["zacas", "zicboz"], ..tree() }.build().unwrap();
+        let fdt = Fdt::new(&blob).unwrap();
+        let cpu = fdt.find_node("/cpus/cpu@0").unwrap();
+        let isa = cpu.property("riscv,isa").unwrap().as_str().unwrap();
+        assert!(!isa.contains("zacas") && !isa.contains("zicboz") && isa.contains("zicbom"), "{isa}");
+        assert!(
+            cpu.property("riscv,cboz-block-size").is_none()
+                && cpu.property("riscv,cbom-block-size").is_some()
+        );
     }
 
     #[test]

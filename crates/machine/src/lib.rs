@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod board;
 pub mod boot;
+pub mod bundle;
 pub mod device_tree;
 mod engine;
 mod exits;

@@ -8,6 +8,8 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use thiserror::Error;
 
+use crate::bundle::{self, BundleError};
+
 /// Why a file isn't an initrd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum InitrdError {
@@ -31,7 +33,7 @@ pub enum InitrdError {
 type Skip = fn(&[u8]) -> Result<&[u8], InitrdError>;
 
 /// First bytes of each format and how to find its end.
-const FORMATS: [(&[u8], Skip); 11] = [
+const FORMATS: [(&[u8], Skip); 12] = [
     (b"070701", skip_cpio),
     (b"070702", skip_cpio),
     (b"\x1f\x8b", skip_gzip),
@@ -44,6 +46,8 @@ const FORMATS: [(&[u8], Skip); 11] = [
     // Formats of file systems in RAM that kernels still take: cramfs and squashfs.
     (b"\x45\x3d\xcd\x28", skip_all),
     (b"hsqs", skip_all),
+    // What Rvisor's own type-1 home takes as its initrd.
+    (bundle::MAGIC, skip_bundle),
 ];
 
 /// Checks that `file` is an initrd and isn't cut short.
@@ -63,6 +67,16 @@ pub fn check(file: &[u8]) -> Result<(), InitrdError> {
 fn skip_zeros(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     &bytes[zeros..]
+}
+
+/// A bundle; only the beginning of the file is one.
+fn skip_bundle(file: &[u8]) -> Result<&[u8], InitrdError> {
+    const FORMAT: &str = "bundle";
+    match bundle::read(file) {
+        Ok(_) => Ok(&[]),
+        Err(BundleError::Truncated { .. }) => Err(InitrdError::Truncated(FORMAT)),
+        Err(_) => Err(InitrdError::Damaged(FORMAT)),
+    }
 }
 
 fn skip_all(_: &[u8]) -> Result<&[u8], InitrdError> {
@@ -265,6 +279,22 @@ mod tests {
                 assert!(whole_blocks || matches!(check(cut), Err(InitrdError::Truncated(_))), "{length}");
             }
         }
+    }
+
+    #[test]
+    fn whole_bundle_is_accepted_and_a_shorter_one_refused() {
+        let guest = bundle::BundledGuest {
+            name: "one",
+            memory: bundle::LEAST_MEMORY,
+            harts: 1,
+            weight: 1,
+            kernel: b"kernel",
+            initrd: None,
+            command_line: "",
+        };
+        let file = bundle::write(&[guest]).unwrap();
+        assert_eq!(check(&file), Ok(()));
+        assert_eq!(check(&file[..file.len() - 1]), Err(InitrdError::Truncated("bundle")));
     }
 
     #[test]

@@ -102,6 +102,17 @@ impl<'a> Program<'a> {
         ram: &Range<GuestPhysical>,
         rng_seed: &[u8],
     ) -> Result<Placed<'a>, BootError> {
+        self.place_lacking(config, ram, rng_seed, &[])
+    }
+
+    /// The same for a home whose harts lack some of the board's extensions: the device tree leaves them out.
+    pub fn place_lacking(
+        &self,
+        config: &VmConfig,
+        ram: &Range<GuestPhysical>,
+        rng_seed: &[u8],
+        lacking: &[&str],
+    ) -> Result<Placed<'a>, BootError> {
         let (mut pieces, mut stages) = (Vec::new(), Vec::new());
         let mut host_interface = None;
         let (initrd, command_line) = match *self {
@@ -142,6 +153,7 @@ impl<'a> Program<'a> {
             memory: ram.clone(),
             machine_mode: config.machine_mode,
             translation: config.translation,
+            lacking,
             virtio_slots: VIRTIO_SLOTS,
             command_line,
             initrd: initrd.map(|_| ram.start..ram.start),
