@@ -5,6 +5,7 @@ mod bench;
 mod console;
 mod machines;
 mod measure;
+mod metal;
 mod statistics;
 
 use clap::{Parser, Subcommand};
@@ -23,11 +24,14 @@ enum Chore {
     Bench(bench::Bench),
     /// Boot the image `debian` in Rvisor and in QEMU by turns, and print times and memory as a table
     Measure(measure::Measure),
+    /// Build the image of the type-1 home and say where it is
+    Metal(metal::Metal),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().chore {
         Chore::Bench(options) => bench::bench(&options),
         Chore::Measure(options) => measure::measure(&options),
+        Chore::Metal(options) => metal::metal(&options),
     }
 }

@@ -1,0 +1,48 @@
+//! The hardware: all unsafe code and all assembly of the metal home.
+//!
+//! `assembly` has every line of assembly; `layout` says where things are in the monitor's address space. What the
+//! rest of the crate uses is safe: [`Partition`] (a guest's RAM), `PhysicalHart` (the hart that runs guests), the
+//! console, the heap.
+#![allow(unsafe_code)]
+
+#[cfg(target_os = "none")]
+mod assembly;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+mod context;
+#[cfg(target_os = "none")]
+mod heap;
+pub mod layout;
+#[cfg(target_os = "none")]
+mod paging;
+#[cfg(target_os = "none")]
+mod panic;
+pub(crate) mod partition;
+#[cfg(target_os = "none")]
+mod processor;
+#[cfg(target_os = "none")]
+mod sbi;
+#[cfg(target_os = "none")]
+mod start;
+
+pub use partition::Partition;
+
+#[cfg(target_os = "none")]
+pub use assembly::{current_hart, read_time as now};
+#[cfg(target_os = "none")]
+pub use processor::PhysicalHart;
+
+/// Interrupts a physical hart, by its index.
+#[cfg(target_os = "none")]
+pub fn interrupt(hart: usize) {
+    if let Some(id) = start::hart_id(hart) {
+        sbi::send_ipi(id);
+    }
+}
+
+/// Switches the hardware off.
+#[cfg(target_os = "none")]
+pub fn shut_down(failed: bool) -> ! {
+    sbi::shut_down(failed)
+}

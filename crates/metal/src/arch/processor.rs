@@ -1,0 +1,162 @@
+//! A physical hart as engines use it.
+
+use alloc::boxed::Box;
+
+use super::assembly as asm;
+use super::context::HartContext;
+use super::layout;
+use super::sbi;
+use crate::processor::{Asid, Entry, GuestTrap, Processor, Registers};
+
+const SPIE: u64 = 1 << 5;
+const ASID_SHIFT: u32 = 44;
+/// `sie`: software, timer and external interrupts of S-mode.
+const INTERRUPTS: u64 = 1 << 1 | 1 << 5 | 1 << 9;
+/// `scounteren.TM`: guests read `time` by themselves.
+const TIME_COUNTER: u64 = 1 << 1;
+
+/// What all harts have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// Bits of an ASID.
+    pub asid_bits: u32,
+    /// `stimecmp`, enabled for S-mode.
+    pub sstc: bool,
+    /// The H extension.
+    pub hypervisor: bool,
+    /// A and D are set by the hardware, if enabled.
+    pub svadu: bool,
+}
+
+/// The hart that executes this.
+pub struct PhysicalHart {
+    index: usize,
+    context: Box<HartContext>,
+    features: Features,
+    next_asid: u64,
+    generation: u64,
+}
+
+impl PhysicalHart {
+    /// Takes charge of the hart with this index, on this very hart. `context` is the one that its window shows.
+    pub fn new(index: usize, mut context: Box<HartContext>, features: Features) -> Self {
+        context.monitor_satp = asm::read_satp();
+        context.monitor_stvec = asm::read_stvec();
+        context.index = index as u64;
+        context.flush = u64::from(features.asid_bits == 0);
+        // SAFETY: interrupts are looked for, not taken: `sstatus.SIE` stays clear in the monitor.
+        unsafe {
+            asm::write_sie(INTERRUPTS & !(1 << 9));
+            asm::write_scounteren(TIME_COUNTER);
+            asm::write_senvcfg(0);
+        }
+        Self { index, context, features, next_asid: 1, generation: 0 }
+    }
+
+    /// Sleeps until an interrupt, or `deadline` in ticks.
+    pub fn sleep(&mut self, deadline: u64) {
+        self.set_timer(deadline);
+        asm::wait_for_interrupt();
+    }
+}
+
+impl Processor for PhysicalHart {
+    fn index(&self) -> usize {
+        self.index
+    }
+
+    fn now(&self) -> u64 {
+        asm::read_time()
+    }
+
+    fn set_timer(&mut self, deadline: u64) {
+        if self.features.sstc {
+            // SAFETY: the monitor's own timer.
+            unsafe { asm::write_stimecmp(deadline) };
+        } else {
+            sbi::set_timer(deadline);
+        }
+    }
+
+    fn clear_software_interrupt(&mut self) {
+        asm::clear_software_interrupt();
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn new_asid(&mut self) -> Asid {
+        if self.features.asid_bits == 0 {
+            return Asid { number: 0, generation: self.generation };
+        }
+        if self.next_asid >> self.features.asid_bits != 0 {
+            self.generation += 1;
+            self.next_asid = 1;
+            asm::fence_all();
+        }
+        self.next_asid += 1;
+        Asid { number: self.next_asid - 1, generation: self.generation }
+    }
+
+    fn fence_page(&mut self, address: u64, asid: u64) {
+        asm::fence_page(address, asid);
+    }
+
+    fn save_float(&mut self, registers: &mut [u64; 32]) -> u64 {
+        // SAFETY: the array has room for all registers.
+        unsafe { asm::save_float(registers) }
+    }
+
+    fn load_float(&mut self, registers: &[u64; 32], fcsr: u64) {
+        // SAFETY: the registers are a guest's, whichever: the monitor uses none.
+        unsafe { asm::load_float(registers, fcsr) };
+    }
+
+    fn break_reservation(&mut self) {
+        asm::break_reservation();
+    }
+
+    fn enter(&mut self, entry: Entry, registers: Registers<'_>, float: u64) -> GuestTrap {
+        let window = layout::window(entry.window);
+        let offset = |symbol: *const u8| symbol as u64 - &raw const asm::trampoline as u64;
+        let context = &mut *self.context;
+        context.x = *registers.x;
+        context.pc = *registers.pc;
+        context.status = SPIE | float;
+        context.guest_satp = entry.root | entry.asid << ASID_SHIFT;
+        context.guest_stvec = window + offset(&raw const asm::trampoline_trap);
+        let enter = window + offset(&raw const asm::trampoline_enter);
+        // SAFETY: the space that `entry` names has the window in this slot, and maps nothing else that U-mode may
+        // reach but the guest's partition. The context is the one that the window shows for this hart.
+        unsafe { asm::enter_guest(window + layout::context_offset(self.index), enter, context) };
+        let context = &*self.context;
+        *registers.x = context.x;
+        registers.x[0] = 0;
+        *registers.pc = context.pc;
+        GuestTrap { cause: context.cause, value: context.value, status: context.status }
+    }
+}
+
+/// Asks the hart what it has, before any guest runs. `isa` tells whether the firmware says that it has an
+/// extension.
+pub fn probe(isa: impl Fn(&str) -> bool) -> Features {
+    const STIMECMP: u16 = 0x14d;
+    const HSTATUS: u16 = 0x600;
+    const ASIDS: u64 = 0xffff << ASID_SHIFT;
+    let satp = asm::read_satp();
+    // SAFETY: the same tables under another ASID, and back.
+    let asids = unsafe {
+        asm::write_satp(satp | ASIDS);
+        let found = asm::read_satp() & ASIDS;
+        asm::write_satp(satp);
+        asm::fence_all();
+        found
+    };
+    Features {
+        asid_bits: asids.count_ones(),
+        sstc: isa("sstc") && asm::probe_csr::<STIMECMP>().is_some(),
+        hypervisor: asm::probe_csr::<HSTATUS>().is_some(),
+        svadu: isa("svadu"),
+    }
+}

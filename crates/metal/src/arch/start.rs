@@ -1,0 +1,251 @@
+//! From the firmware's entry to harts that run guests.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use rvisor_machine::bundle;
+use rvisor_machine::memory_map::RAM_BASE;
+use rvisor_waist::Clock;
+use spin::{Mutex, Once};
+
+use super::assembly as asm;
+use super::context::HartContext;
+use super::layout::{self, BOOT_STACK, DIRECT_MAP_SIZE, IMAGE_BASE};
+use super::paging::{AddressSpace, TablePages};
+use super::processor::{Features, PhysicalHart, probe};
+use super::{console, heap, sbi};
+use crate::address::MachineAddress;
+use crate::arch::Partition;
+use crate::home::{self, Home, say};
+use crate::platform::{Platform, PlatformError};
+use crate::pte::Pte;
+use crate::regions::Regions;
+use crate::setup;
+
+const MIB: u64 = 1 << 20;
+/// For the monitor's own page tables, with 4 KiB pages in the worst case.
+const TABLES: u64 = 2 * MIB;
+
+/// What a hart that is started finds at its argument.
+#[repr(C)]
+struct SecondaryEntry {
+    satp: u64,
+    stack: u64,
+    index: u64,
+}
+
+/// What harts started later take from the first.
+struct Harts {
+    features: Features,
+    contexts: Mutex<Vec<Option<Box<HartContext>>>>,
+    ids: Vec<u64>,
+    home: &'static Home,
+}
+
+static HARTS: Once<Harts> = Once::new();
+
+/// Id of the physical hart with this index, once they are known.
+pub fn hart_id(index: usize) -> Option<u64> {
+    HARTS.get()?.ids.get(index).copied()
+}
+
+/// Time as the hardware counts it.
+struct HardwareClock {
+    /// Nanoseconds since 1970 at `time` 0.
+    epoch: u64,
+}
+
+impl Clock for HardwareClock {
+    fn ticks(&self) -> u64 {
+        asm::read_time()
+    }
+
+    fn wall_nanoseconds(&self) -> u64 {
+        self.epoch.wrapping_add(asm::read_time().wrapping_mul(NANOSECONDS_A_TICK))
+    }
+}
+
+const NANOSECONDS_A_TICK: u64 = 1_000_000_000 / rvisor_waist::TIMEBASE_FREQUENCY;
+
+/// The first hart, translation just switched on with the boot tables.
+#[unsafe(no_mangle)]
+extern "C" fn start_boot_hart(hart_id: u64, tree: MachineAddress, loaded_at: MachineAddress) -> ! {
+    console::init(loaded_at);
+    match start(hart_id, tree, loaded_at) {
+        Ok((mut hart, home)) => home::run(&mut hart, home),
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            sbi::shut_down(true)
+        }
+    }
+}
+
+fn start(
+    hart_id: u64,
+    tree: MachineAddress,
+    loaded_at: MachineAddress,
+) -> Result<(PhysicalHart, &'static Home), setup::SetupError> {
+    let tree_bytes = device_tree(tree)?;
+    let mut platform = Platform::read(tree_bytes, tree)?;
+    let image_end = loaded_at.offset(&raw const asm::__image_end as u64 - IMAGE_BASE);
+    // To a whole large page: the direct map leaves the image out.
+    let image = loaded_at..MachineAddress(image_end.0.next_multiple_of(2 * MIB));
+    platform.memory.remove(image.clone());
+    platform.memory.remove(MachineAddress(DIRECT_MAP_SIZE)..MachineAddress(u64::MAX));
+
+    let heap_size = (platform.memory.total() / 8).clamp(8 * MIB, 256 * MIB) & !(2 * MIB - 1);
+    let lacks = || PlatformError::Lacks("enough memory");
+    let heap = platform.memory.take(heap_size, 2 * MIB).ok_or_else(lacks)?;
+    let tables = platform.memory.take(TABLES, 4096).ok_or_else(lacks)?;
+    // SAFETY: taken from the free memory, which the boot tables map.
+    unsafe { heap::init(heap.start, heap_size as usize) };
+    // SAFETY: taken from the free memory.
+    let tables = unsafe { TablePages::new(tables) };
+
+    let mut ids: Vec<u64> = platform.harts().filter(|id| *id != hart_id).collect();
+    ids.insert(0, hart_id);
+    let contexts: Vec<_> = ids.iter().map(|_| Box::<HartContext>::default()).collect();
+    let (satp, window) = build_tables(&platform, loaded_at, &image, tables, &contexts);
+    // SAFETY: the tables map the image where it is, and everything the monitor has used so far.
+    unsafe { asm::write_satp(satp) };
+    asm::fence_all();
+    let features = probe(|name| platform.has_extension(name));
+    describe(&platform, &features, ids.len());
+
+    let clock = Arc::new(HardwareClock { epoch: read_clock(&platform) });
+    let bundle = platform.initrd.clone().ok_or(setup::SetupError::NoBundle)?;
+    // SAFETY: taken out of the free memory; nobody writes to it.
+    let bundle = bundle::read(unsafe { bytes(&bundle) })?;
+    let mut memory = core::mem::take(&mut platform.memory);
+    let resources = setup::Resources {
+        harts: ids.len(),
+        partition: &mut |size| partition(&mut memory, size),
+        isa: &|name| platform.has_extension(name),
+        heap: heap::left(),
+        clock,
+        window,
+        locate: |tables| heap::machine_address(tables),
+        output: console::write,
+    };
+    let home = setup::home(bundle, resources)?;
+    let home = home::open(home);
+
+    let mut contexts: Vec<_> = contexts.into_iter().map(Some).collect();
+    let first = contexts[0].take().ok_or_else(lacks)?;
+    let contexts = Mutex::new(contexts);
+    HARTS.call_once(|| Harts { features, contexts, ids, home });
+    start_others(satp, loaded_at);
+    Ok((PhysicalHart::new(0, first, features), home))
+}
+
+fn device_tree(at: MachineAddress) -> Result<&'static [u8], PlatformError> {
+    const SIZE_FIELD: u64 = 4;
+    const LARGEST: u64 = 2 * MIB;
+    if at.0 == 0 || !at.is_aligned(4) || at.0 > DIRECT_MAP_SIZE - LARGEST {
+        return Err(PlatformError::DeviceTree);
+    }
+    // SAFETY: the firmware says that there is a device tree; the boot tables map it.
+    let size = unsafe { *(layout::direct(at.offset(SIZE_FIELD)) as *const u32) };
+    let size = u64::from(u32::from_be(size)).min(LARGEST);
+    // SAFETY: as above; it is taken out of the free memory before anything is written there.
+    Ok(unsafe { bytes(&(at..at.offset(size))) })
+}
+
+/// # Safety
+/// The memory is mapped in the direct map, and nobody writes to it any more.
+unsafe fn bytes(memory: &Range<MachineAddress>) -> &'static [u8] {
+    let length = (memory.end.0 - memory.start.0) as usize;
+    // SAFETY: the caller's.
+    unsafe { core::slice::from_raw_parts(layout::direct(memory.start) as *const u8, length) }
+}
+
+/// The monitor's final tables: `satp` and the window's entry.
+fn build_tables(
+    platform: &Platform<'_>,
+    loaded_at: MachineAddress,
+    image: &Range<MachineAddress>,
+    pages: TablePages,
+    contexts: &[Box<HartContext>],
+) -> (u64, Pte) {
+    let mut space = AddressSpace::new(pages);
+    space.map_image(loaded_at);
+    let mut memory = platform.all_memory.clone();
+    memory.remove(image.clone());
+    memory.iter().for_each(|range| space.map_direct(range));
+    if let Some(rtc) = platform.rtc {
+        space.map_direct(rtc..rtc.offset(4096));
+    }
+    let code = loaded_at.offset(&raw const asm::trampoline as u64 - IMAGE_BASE);
+    let contexts: Vec<_> = contexts.iter().map(|context| heap::machine_address(&**context)).collect();
+    let window = space.map_window(code, &contexts);
+    let (satp, _) = space.finish();
+    (satp, window)
+}
+
+fn describe(platform: &Platform<'_>, features: &Features, harts: usize) {
+    let Features { asid_bits, sstc, hypervisor, svadu } = *features;
+    let has = |is_there, name: &'static str| if is_there { name } else { "" };
+    let (firmware, version) = sbi::implementation();
+    let memory = platform.all_memory.total() / MIB;
+    say(format_args!(
+        "{} on {harts} harts, {memory} MiB, {asid_bits} ASID bits{}{}{}; firmware {firmware:#x} version {version:#x}; \
+         engine deprivileged",
+        env!("CARGO_PKG_VERSION"),
+        has(sstc, ", Sstc"),
+        has(svadu, ", Svadu"),
+        has(hypervisor, ", H (unused)"),
+    ));
+}
+
+/// Nanoseconds since 1970 at `time` 0, by the hardware's clock; 0 without one.
+fn read_clock(platform: &Platform<'_>) -> u64 {
+    const TIME_LOW: u64 = 0;
+    const TIME_HIGH: u64 = 4;
+    let Some(rtc) = platform.rtc else { return 0 };
+    let register = |offset| {
+        // SAFETY: the device tree says that this clock is there; `build_tables` has mapped it. Reading the low half
+        // latches the high one.
+        u64::from(unsafe { core::ptr::read_volatile(layout::direct(rtc.offset(offset)) as *const u32) })
+    };
+    let low = register(TIME_LOW);
+    let now = register(TIME_HIGH) << 32 | low;
+    now.wrapping_sub(asm::read_time().wrapping_mul(NANOSECONDS_A_TICK))
+}
+
+/// Takes a partition of `size` bytes out of the free memory.
+fn partition(memory: &mut Regions, size: u64) -> Option<Partition> {
+    let range = memory.take(size, 2 * MIB)?;
+    let start = NonNull::new(layout::direct(range.start) as *mut u8)?;
+    // SAFETY: taken from the free memory, which the direct map has for ever.
+    Some(unsafe { Partition::new(RAM_BASE, size, range.start, start) })
+}
+
+/// Starts every other hart; one that the firmware refuses stays off.
+fn start_others(satp: u64, loaded_at: MachineAddress) {
+    let Some(harts) = HARTS.get() else { return };
+    let entry = loaded_at.offset(&raw const asm::start_secondary as u64 - IMAGE_BASE);
+    for (index, id) in harts.ids.iter().enumerate().skip(1) {
+        let stack = alloc::vec![0u128; BOOT_STACK / 16].leak().as_ptr_range().end as u64;
+        let argument = Box::leak(Box::new(SecondaryEntry { satp, stack, index: index as u64 }));
+        // SAFETY: the entry and its argument are made for it, and stay.
+        if let Err(error) = unsafe { sbi::start_hart(*id, entry, heap::machine_address(argument)) } {
+            say(format_args!("hart {id} stays off: the firmware says {error}"));
+        }
+    }
+}
+
+/// The other harts, on the monitor's tables.
+#[unsafe(no_mangle)]
+extern "C" fn start_secondary_hart(index: usize) -> ! {
+    asm::fence_all();
+    let context = HARTS.get().and_then(|harts| {
+        let context = harts.contexts.lock().get_mut(index)?.take()?;
+        Some((harts, context))
+    });
+    let Some((harts, context)) = context else { panic!("hart {index} was not to be started") };
+    let mut hart = PhysicalHart::new(index, context, harts.features);
+    home::run(&mut hart, harts.home)
+}

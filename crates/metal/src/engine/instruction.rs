@@ -1,0 +1,81 @@
+//! Instructions that the hardware refuses to a guest in U-mode.
+
+use rvisor_hart::{Access, Environment, Exit, Hart, Trap};
+use rvisor_isa::{Exception, Op, decode};
+use rvisor_waist::{GuestMemory, GuestVirtual};
+
+use super::{Deprivileged, Outside};
+use crate::processor::Processor;
+
+impl<P: Processor> Deprivileged<'_, P> {
+    /// An illegal instruction; `bits` is the instruction, or zero where the hardware doesn't tell.
+    pub(super) fn illegal(&mut self, hart: &mut Hart, outside: &Outside<'_>, bits: u64) -> Option<Exit> {
+        let bits = match bits as u32 {
+            0 => match fetch(hart, outside) {
+                Ok(bits) => bits,
+                Err(trap) => {
+                    hart.take_trap(trap);
+                    return None;
+                }
+            },
+            bits => bits,
+        };
+        match decode(bits).filter(|instruction| is_system(instruction.op)) {
+            Some(instruction) => hart.execute_system(outside, &instruction, bits),
+            None => {
+                hart.take_trap(Trap::exception(Exception::IllegalInstruction, bits.into()));
+                None
+            }
+        }
+    }
+
+    /// Executes one instruction in the interpreter.
+    pub(super) fn step(&mut self, hart: &mut Hart, outside: &Outside<'_>) -> Option<Exit> {
+        // It may be a load or store of a floating-point register.
+        self.float.park(hart, self.processor);
+        match hart.step(outside) {
+            Exit::Budget => None,
+            exit => Some(exit),
+        }
+    }
+}
+
+/// Instructions that need privilege, or a permission that the monitor keeps for itself.
+const fn is_system(op: Op) -> bool {
+    matches!(
+        op,
+        Op::Csrrw
+            | Op::Csrrs
+            | Op::Csrrc
+            | Op::Csrrwi
+            | Op::Csrrsi
+            | Op::Csrrci
+            | Op::Sret
+            | Op::Mret
+            | Op::Wfi
+            | Op::WrsNto
+            | Op::WrsSto
+            | Op::SfenceVma
+            | Op::SinvalVma
+            | Op::SfenceWInval
+            | Op::SfenceInvalIr
+            | Op::CboInval
+            | Op::CboClean
+            | Op::CboFlush
+            | Op::CboZero
+    )
+}
+
+/// The instruction at the program counter; a compressed one is zero-extended.
+fn fetch(hart: &mut Hart, outside: &Outside<'_>) -> Result<u32, Trap> {
+    let pc = hart.pc;
+    let low = fetch_half(hart, outside, pc)?;
+    let high = if low & 3 == 3 { fetch_half(hart, outside, pc.wrapping_add(2))? } else { 0 };
+    Ok(low | high << 16)
+}
+
+fn fetch_half(hart: &mut Hart, outside: &Outside<'_>, address: u64) -> Result<u32, Trap> {
+    let translation = hart.translate(outside, GuestVirtual(address), Access::Execute, 2)?;
+    let half = outside.memory().load::<u16>(translation.physical);
+    half.map(u32::from).map_err(|_| Trap::exception(Exception::InstructionAccessFault, address))
+}

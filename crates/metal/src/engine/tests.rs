@@ -1,0 +1,193 @@
+use rvisor_isa::csr::mip;
+use rvisor_machine::memory_map::UART;
+use rvisor_machine::signals::HartState;
+use rvisor_waist::{GuestMemory, GuestPhysical};
+
+use super::*;
+use crate::arch::partition::tests::BASE;
+use crate::pte::Pte;
+use crate::shadow::{LEAST_TABLES, Pool};
+use crate::testing::{FakeHart, vm};
+
+const RAM: usize = 4 << 20;
+const HANDLER: u64 = BASE.0 + 0x100;
+const CAUSE_ILLEGAL: u64 = 2;
+const CAUSE_CALL: u64 = 8;
+const CAUSE_LOAD_PAGE_FAULT: u64 = 13;
+
+struct Test {
+    vm: Vm<Partition>,
+    hart: VirtualHart,
+    shadow: Shadow,
+    processor: FakeHart,
+}
+
+impl Test {
+    fn new() -> Self {
+        let vm = vm(RAM);
+        let mut hart = VirtualHart::new(0, &vm);
+        vm.harts()[0].update_state(|_| Some(HartState::Started));
+        vm.harts()[0].clear_attention();
+        hart.hart.pc = BASE.0;
+        hart.hart.csr.stvec = HANDLER;
+        let pool = Pool::new(LEAST_TABLES, |_| crate::address::MachineAddress(0x9000_0000));
+        Self { vm, hart, shadow: Shadow::new(pool, Pte::default()), processor: FakeHart::default() }
+    }
+
+    fn run(&mut self) -> Exit {
+        Deprivileged::new(&mut self.shadow, &mut self.processor, 1000).run(&mut self.hart, &self.vm, 0)
+    }
+}
+
+#[test]
+fn users_call_is_reflected_and_the_kernels_is_the_monitors() {
+    let mut test = Test::new();
+    test.hart.hart.privilege = Privilege::User;
+    test.processor.trap(CAUSE_CALL, 0);
+    test.processor.trap(CAUSE_CALL, 0);
+    assert_eq!(test.run(), Exit::SbiCall);
+    let hart = &test.hart.hart;
+    assert_eq!((hart.pc, hart.csr.sepc, hart.csr.scause), (HANDLER, BASE.0, CAUSE_CALL));
+    assert_eq!(hart.privilege, Privilege::Supervisor);
+}
+
+#[test]
+fn slice_ends_by_the_timer() {
+    let mut test = Test::new();
+    assert_eq!(test.run(), Exit::Budget);
+    assert_eq!((test.processor.timer, test.processor.entries.len()), (1000, 1));
+}
+
+#[test]
+fn privileged_instruction_is_emulated() {
+    // csrrw x5, sscratch, x6
+    let mut test = Test::new();
+    test.hart.hart.csr.sscratch = 7;
+    test.hart.hart.x[6] = 9;
+    test.processor.trap(CAUSE_ILLEGAL, 0x1403_12f3);
+    test.run();
+    let hart = &test.hart.hart;
+    assert_eq!((hart.x[5], hart.csr.sscratch, hart.pc), (7, 9, BASE.0 + 4));
+}
+
+#[test]
+fn instruction_is_fetched_where_the_hardware_does_not_tell_it() {
+    let mut test = Test::new();
+    test.vm.memory().store(BASE, 0x1403_12f3u32).unwrap();
+    test.hart.hart.x[6] = 9;
+    test.processor.trap(CAUSE_ILLEGAL, 0);
+    test.run();
+    assert_eq!(test.hart.hart.csr.sscratch, 9);
+}
+
+#[test]
+fn unknown_and_machine_level_instructions_are_reflected() {
+    // An unused opcode, `csrr x5, mstatus`, `mret`, `fadd.s` with floating point off.
+    for bits in [0xffff_ffff, 0x3000_22f3, 0x3020_0073, 0x0000_0053] {
+        let mut test = Test::new();
+        test.processor.trap(CAUSE_ILLEGAL, bits);
+        test.run();
+        let csr = &test.hart.hart.csr;
+        assert_eq!((test.hart.hart.pc, csr.scause, csr.stval), (HANDLER, CAUSE_ILLEGAL, bits));
+    }
+}
+
+#[test]
+fn page_of_ram_is_mapped_and_the_guest_goes_on() {
+    let mut test = Test::new();
+    test.processor.trap(CAUSE_LOAD_PAGE_FAULT, BASE.0 + 0x1234);
+    test.run();
+    assert_eq!((test.shadow.fills, test.hart.hart.pc), (1, BASE.0));
+}
+
+#[test]
+fn page_fault_of_the_guests_own_is_reflected() {
+    let mut test = Test::new();
+    test.hart.hart.csr.satp = 8 << 60 | BASE.0 >> 12;
+    test.hart.hart.fence_vma(None, None);
+    test.processor.trap(CAUSE_LOAD_PAGE_FAULT, 0x1234);
+    test.run();
+    let csr = &test.hart.hart.csr;
+    assert_eq!((csr.scause, csr.stval, csr.sepc), (CAUSE_LOAD_PAGE_FAULT, 0x1234, BASE.0));
+    assert_eq!(test.shadow.fills, 0);
+}
+
+#[test]
+fn access_to_a_device_leaves_the_engine() {
+    // lb x5, 0(x6)
+    let mut test = Test::new();
+    test.vm.memory().store(BASE, 0x0003_0283u32).unwrap();
+    test.hart.hart.x[6] = UART.base.0;
+    test.processor.trap(CAUSE_LOAD_PAGE_FAULT, UART.base.0);
+    let Exit::Device(access) = test.run() else { panic!("no device access") };
+    assert_eq!(access.address, UART.base);
+    assert_eq!(test.shadow.fills, 0);
+}
+
+#[test]
+fn fetch_outside_ram_is_an_access_fault() {
+    let mut test = Test::new();
+    test.hart.hart.pc = 0x1000;
+    test.processor.trap(12, 0x1000);
+    test.run();
+    assert_eq!((test.hart.hart.csr.scause, test.hart.hart.csr.stval), (1, 0x1000));
+}
+
+#[test]
+fn interrupt_is_taken_before_the_guest_goes_on() {
+    let mut test = Test::new();
+    test.hart.hart.csr.mie = mip::SSIP;
+    test.hart.hart.csr.mip = mip::SSIP;
+    test.hart.hart.csr.mstatus |= mstatus::SIE;
+    test.run();
+    assert_eq!(test.hart.hart.pc, HANDLER);
+}
+
+#[test]
+fn kick_makes_the_engine_leave() {
+    let mut test = Test::new();
+    test.vm.harts()[0].kick();
+    assert_eq!(test.run(), Exit::Budget);
+    assert!(test.processor.entries.is_empty());
+}
+
+#[test]
+fn floating_point_registers_come_and_go_with_the_guest() {
+    let mut test = Test::new();
+    test.hart.hart.csr.mstatus |= mstatus::FS_CLEAN;
+    test.hart.hart.f[3] = 33;
+    test.processor.act(|_| GuestTrap { cause: CAUSE_CALL, value: 0, status: mstatus::FS });
+    assert_eq!(test.run(), Exit::SbiCall);
+    assert_eq!(test.processor.float[3], 33);
+    assert_eq!(test.hart.hart.csr.mstatus & mstatus::FS, mstatus::FS);
+    test.processor.float[3] = 44;
+    test.processor.act(|_| GuestTrap { cause: CAUSE_CALL, value: 0, status: mstatus::FS });
+    test.run();
+    // The hart's own were loaded again.
+    assert_eq!(test.hart.hart.f[3], 33);
+}
+
+#[test]
+fn no_trap_makes_the_engine_fail() {
+    for cause in (0..64).chain([1 << 63, 1 << 63 | 1, 1 << 63 | 9, u64::MAX, 1 << 40]) {
+        for value in [0, 1, BASE.0, BASE.0 + RAM as u64 - 1, u64::MAX, 1 << 38, u64::MAX << 38] {
+            let mut test = Test::new();
+            test.hart.hart.pc = value;
+            test.processor.trap(cause, value);
+            test.run();
+        }
+    }
+}
+
+#[test]
+fn only_the_partition_is_ever_mapped() {
+    let mut test = Test::new();
+    let end = GuestPhysical(BASE.0 + RAM as u64);
+    for address in [BASE.0, end.0 - 1, end.0, BASE.0 - 1, 0, UART.base.0] {
+        test.processor.trap(CAUSE_LOAD_PAGE_FAULT, address);
+        test.hart.hart.pc = BASE.0;
+        test.processor.time = 0;
+        test.run();
+    }
+    assert_eq!(test.shadow.fills, 2);
+}

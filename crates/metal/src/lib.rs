@@ -1,0 +1,31 @@
+//! The type-1 home: Rvisor as the only code in S-mode on RISC-V hardware, and its engine `deprivileged` for
+//! hardware without the H extension.
+//!
+//! Key types: [`Deprivileged`](engine::Deprivileged) (the engine), [`Shadow`](shadow::Shadow) (the page tables
+//! that the hardware sees while a guest runs), [`Queue`](queue::Queue) (who runs when), [`Guest`](guest::Guest),
+//! and [`Processor`](processor::Processor) (what all of them need of a physical hart).
+//!
+//! The machine that guests see is `rvisor-machine`'s, as in the hosted home. Unsafe code and assembly stand in
+//! [`arch`] only; everything else builds and is tested on the development host, too.
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+pub mod address;
+pub mod arch;
+pub mod engine;
+pub mod guest;
+#[cfg(target_os = "none")]
+mod home;
+pub mod platform;
+pub mod processor;
+pub mod pte;
+pub mod queue;
+pub mod regions;
+#[cfg(target_os = "none")]
+mod setup;
+pub mod shadow;
+pub mod terminal;
+#[cfg(test)]
+mod testing;

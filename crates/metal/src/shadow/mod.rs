@@ -1,0 +1,160 @@
+//! Shadow page tables of one virtual hart: guest virtual to machine addresses, filled as the guest touches pages.
+//!
+//! A *space* ([`Space`]) belongs to a value of `satp` and to a view: guest user, guest kernel, guest kernel with
+//! SUM. Spaces are kept when the guest switches between them, each with an ASID of the hardware, so that neither a
+//! system call nor a process switch flushes anything. When tables or spaces run short, what was used least recently
+//! goes.
+//!
+//! What a page maps and with which rights is decided by `rvisor_hart`'s walk of the guest's tables; this module
+//! knows nothing of the guest's.
+
+mod pool;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+
+use rvisor_isa::csr::satp;
+use rvisor_waist::GuestVirtual;
+
+pub use pool::{Pool, Table};
+use space::{Exhausted, Space};
+pub use space::{Key, Page, View};
+
+use crate::processor::{Asid, Entry, Processor};
+use crate::pte::Pte;
+
+/// Spaces that are kept.
+const SPACES: usize = 48;
+/// Least number of tables: enough for any one instruction's pages.
+pub const LEAST_TABLES: u32 = 64;
+
+/// The spaces of one virtual hart.
+pub struct Shadow {
+    pool: Pool,
+    spaces: Vec<Space>,
+    window: Pte,
+    current: usize,
+    clock: u64,
+    /// The physical hart whose TLB knows the spaces' ASIDs.
+    processor: usize,
+    /// How often a page was filled.
+    pub fills: u64,
+}
+
+impl Shadow {
+    /// No space yet. `window` is the entry that leads to the monitor's window.
+    pub fn new(pool: Pool, window: Pte) -> Self {
+        Self { pool, spaces: Vec::new(), window, current: 0, clock: 0, processor: usize::MAX, fills: 0 }
+    }
+
+    /// Makes the space with this key the current one, and tells how to enter it.
+    pub fn enter<P: Processor>(&mut self, key: Key, processor: &mut P) -> Entry {
+        if self.spaces.get(self.current).is_none_or(|space| space.key != key) {
+            self.current = self.find(key);
+        }
+        if self.processor != processor.index() {
+            // Fences since the virtual hart was last there weren't made in that hart's TLB.
+            self.processor = processor.index();
+            self.spaces.iter_mut().for_each(|space| space.asid = None);
+        }
+        self.clock += 1;
+        let space = &mut self.spaces[self.current];
+        space.used = self.clock;
+        let asid = match space.asid {
+            Some(asid) if asid.generation == processor.generation() => asid,
+            _ => *space.asid.insert(processor.new_asid()),
+        };
+        let root = satp::SV39 << satp::MODE_SHIFT | space.root(&self.pool).page_number();
+        Entry { root, asid: asid.number, window: space.window() }
+    }
+
+    fn find(&mut self, key: Key) -> usize {
+        if let Some(index) = self.spaces.iter().position(|space| space.key == key) {
+            return index;
+        }
+        if self.spaces.len() >= SPACES {
+            self.drop_oldest();
+        }
+        loop {
+            match Space::new(key, &mut self.pool, self.window) {
+                Ok(space) => {
+                    self.spaces.push(space);
+                    return self.spaces.len() - 1;
+                }
+                // Every table that isn't free belongs to a space.
+                Err(Exhausted) => self.drop_oldest(),
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.spaces.iter().enumerate().min_by_key(|(_, space)| space.used);
+        if let Some((index, _)) = oldest {
+            self.remove(index);
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        let space = self.spaces.swap_remove(index);
+        space.free(&mut self.pool);
+        // Indices have changed; the next entry looks for its space.
+        self.current = usize::MAX;
+    }
+
+    /// Maps a page in the space with this key.
+    pub fn fill<P: Processor>(&mut self, key: Key, page: &Page, processor: &mut P) {
+        self.fills += 1;
+        loop {
+            let index = self.find(key);
+            let space = &mut self.spaces[index];
+            match space.fill(&mut self.pool, page) {
+                Ok(()) => {
+                    if let Some(Asid { number, .. }) = space.asid {
+                        processor.fence_page(page.address.0, number);
+                    }
+                    self.current = index;
+                    return;
+                }
+                // Each time a space goes, this one at the latest; an empty one has room for a page.
+                Err(Exhausted) => {
+                    space.used = u64::MAX;
+                    let only = self.spaces.len() == 1;
+                    if only { self.remove(0) } else { self.drop_oldest() }
+                }
+            }
+        }
+    }
+
+    /// Carries out an `sfence.vma` of an address, or all, in an address space, or all.
+    pub fn fence<P: Processor>(
+        &mut self,
+        address: Option<GuestVirtual>,
+        asid: Option<u16>,
+        processor: &mut P,
+    ) {
+        for index in (0..self.spaces.len()).rev() {
+            let space = &mut self.spaces[index];
+            let is_meant = asid.is_none_or(|asid| (space.key.satp >> satp::ASID_SHIFT) as u16 == asid);
+            // Without translation there is nothing that a fence could change.
+            if !is_meant || space.key.satp == 0 {
+                continue;
+            }
+            match (address, space.asid) {
+                (Some(address), known) if space.forget(&mut self.pool, address) => {
+                    if let Some(asid) = known {
+                        processor.fence_page(address.0, asid.number);
+                    }
+                }
+                _ => self.remove(index),
+            }
+        }
+    }
+
+    /// Tables in use and all tables.
+    #[cfg(test)]
+    fn left(&self) -> usize {
+        self.pool.left()
+    }
+}

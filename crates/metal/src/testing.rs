@@ -1,0 +1,126 @@
+//! A physical hart without hardware, and a machine for this crate's tests.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use rvisor_machine::{Backends, TranslationMode, Vm, VmConfig};
+use rvisor_waist::{Clock, ConsoleBackend};
+
+use crate::arch::Partition;
+use crate::arch::partition::tests::partition;
+use crate::processor::{Asid, Entry, GuestTrap, Processor, Registers};
+
+/// What the "guest" does when it is entered next.
+type Act = Box<dyn FnMut(&mut Registers<'_>) -> GuestTrap + Send>;
+
+/// Plays prepared traps; time goes on by 1 with each entry.
+#[derive(Default)]
+pub struct FakeHart {
+    pub acts: VecDeque<Act>,
+    pub entries: Vec<Entry>,
+    pub fences: Vec<(u64, u64)>,
+    pub timer: u64,
+    pub time: u64,
+    pub index: usize,
+    pub generation: u64,
+    pub next_asid: u64,
+    pub float: [u64; 32],
+}
+
+impl FakeHart {
+    /// The next entry ends in this trap.
+    pub fn trap(&mut self, cause: u64, value: u64) {
+        self.act(move |_| GuestTrap { cause, value, status: 0 });
+    }
+
+    /// The next entry does this.
+    pub fn act(&mut self, act: impl FnMut(&mut Registers<'_>) -> GuestTrap + Send + 'static) {
+        self.acts.push_back(Box::new(act));
+    }
+}
+
+impl Processor for FakeHart {
+    fn index(&self) -> usize {
+        self.index
+    }
+
+    fn now(&self) -> u64 {
+        self.time
+    }
+
+    fn set_timer(&mut self, deadline: u64) {
+        self.timer = deadline;
+    }
+
+    fn clear_software_interrupt(&mut self) {}
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn new_asid(&mut self) -> Asid {
+        self.next_asid += 1;
+        Asid { number: self.next_asid, generation: self.generation }
+    }
+
+    fn fence_page(&mut self, address: u64, asid: u64) {
+        self.fences.push((address, asid));
+    }
+
+    fn save_float(&mut self, registers: &mut [u64; 32]) -> u64 {
+        *registers = self.float;
+        0
+    }
+
+    fn load_float(&mut self, registers: &[u64; 32], _fcsr: u64) {
+        self.float = *registers;
+    }
+
+    fn break_reservation(&mut self) {}
+
+    fn enter(&mut self, entry: Entry, mut registers: Registers<'_>, _float: u64) -> GuestTrap {
+        self.entries.push(entry);
+        self.time += 1;
+        match self.acts.pop_front() {
+            Some(mut act) => act(&mut registers),
+            // The timer, at the end of the slice.
+            None => {
+                self.time = self.timer;
+                GuestTrap { cause: 1 << 63 | 5, value: 0, status: 0 }
+            }
+        }
+    }
+}
+
+struct Silence;
+
+impl ConsoleBackend for Silence {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn read(&mut self, _buffer: &mut [u8]) -> usize {
+        0
+    }
+}
+
+struct Frozen;
+
+impl Clock for Frozen {
+    fn ticks(&self) -> u64 {
+        0
+    }
+
+    fn wall_nanoseconds(&self) -> u64 {
+        0
+    }
+}
+
+/// A machine with one hart and `size` bytes of RAM.
+pub fn vm(size: usize) -> Vm<Partition> {
+    let config = VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv39 };
+    let backends = Backends { serial: Box::new(Silence), sbi_console: Box::new(Silence), virtio: Vec::new() };
+    Vm::new(config, Arc::new(partition(size)), Arc::new(Frozen), backends)
+}
