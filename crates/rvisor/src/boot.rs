@@ -95,7 +95,7 @@ fn dump_device_tree(options: &Boot, program: &Program<'_>, path: &Path) -> anyho
 }
 
 /// Reads a file of the guest's.
-fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+pub fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path)
         .with_context(|| format!("can't read the {what} {}; check its name and permissions", path.display()))
 }

@@ -112,6 +112,11 @@ pub enum Command {
         /// The machine
         machine: String,
     },
+    /// Pack guests for the type-1 home into one file, and try it out
+    Bundle {
+        #[command(subcommand)]
+        command: Bundle,
+    },
     /// Print shell completions
     Completions {
         /// Shell to complete for
@@ -199,6 +204,50 @@ pub struct Boot {
     /// Treat a reboot of the guest as a power-off
     #[arg(long)]
     pub no_reboot: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Bundle {
+    /// Pack kernels, initial RAM disks, command lines and sizes of guests into one file
+    Build(BundleBuild),
+    /// Start the type-1 home with a bundle, in a machine of this computer
+    Run(Box<BundleRun>),
+}
+
+#[derive(Args, Debug)]
+pub struct BundleBuild {
+    /// Description of the guests (TOML)
+    pub description: PathBuf,
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct BundleRun {
+    /// File that `rvisor bundle build` made
+    pub bundle: PathBuf,
+    /// What plays the hardware
+    #[arg(long, value_enum, default_value_t = BundleMachine::Rvisor)]
+    pub machine: BundleMachine,
+    /// Image of the type-1 home; else rvisor-metal.image beside this program or one directory up
+    #[arg(long, value_name = "FILE")]
+    pub monitor: Option<PathBuf>,
+    #[command(flatten)]
+    pub size: Size,
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    /// End the machine after this long; the exit code is then 124
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BundleMachine {
+    /// Rvisor itself
+    Rvisor,
+    /// QEMU, which has to be installed
+    Qemu,
 }
 
 #[derive(Args, Debug)]
@@ -550,7 +599,7 @@ fn harts(text: &str) -> Result<NonZeroU32, String> {
 }
 
 /// Parses a size such as `512M`.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let shift = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
         "" => 0,

@@ -4,6 +4,7 @@
 
 mod boot;
 mod builder;
+mod bundle;
 mod cli;
 mod disks;
 mod generate;
@@ -97,6 +98,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Disk { command } => disks::disk(&command),
         Command::Port { command } => lifecycle::port(&command),
         Command::Boot(options) => boot::boot(&options),
+        Command::Bundle { command: cli::Bundle::Build(options) } => bundle::build(&options),
+        Command::Bundle { command: cli::Bundle::Run(options) } => bundle::run(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),
     }
