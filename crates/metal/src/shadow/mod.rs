@@ -1,6 +1,6 @@
 //! Shadow page tables of one virtual hart: guest virtual to machine addresses, filled as the guest touches pages.
 //!
-//! A *space* ([`Space`]) belongs to a value of `satp` and to a view: guest user, guest kernel, guest kernel with
+//! A *space* (`Space`) belongs to a value of `satp` and to a view: guest user, guest kernel, guest kernel with
 //! SUM. Spaces are kept when the guest switches between them, each with an ASID of the hardware, so that neither a
 //! system call nor a process switch flushes anything. When tables or spaces run short, what was used least recently
 //! goes.
