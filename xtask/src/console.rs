@@ -18,10 +18,14 @@ pub struct Console {
     seen: Vec<u8>,
     arrived: Instant,
     overhead: u64,
+    /// When the child's memory was looked at last.
+    looked: Instant,
 }
 
-/// How often the child's memory is looked at.
-const SAMPLE: Duration = Duration::from_millis(50);
+/// How long output is waited for at a time.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How often the child's memory is looked at: the host walks all its page tables for that.
+const SAMPLE: Duration = Duration::from_secs(3);
 
 impl Console {
     /// Starts `command`.
@@ -50,7 +54,8 @@ impl Console {
                 }
             }
         });
-        Ok(Self { child, input, output, seen: Vec::new(), arrived: Instant::now(), overhead: 0 })
+        let now = Instant::now();
+        Ok(Self { child, input, output, seen: Vec::new(), arrived: now, overhead: 0, looked: now })
     }
 
     /// Waits until the console shows `text`; forgets everything up to its end.
@@ -80,7 +85,7 @@ impl Console {
     fn receive(&mut self, deadline: Instant) -> anyhow::Result<()> {
         loop {
             self.sample();
-            match self.output.recv_timeout(SAMPLE) {
+            match self.output.recv_timeout(PATIENCE) {
                 Ok((arrived, bytes)) => {
                     self.arrived = arrived;
                     self.seen.extend(bytes);
@@ -117,7 +122,7 @@ impl Console {
                 return true;
             }
             // Nobody is to wait for its output to be read.
-            let _ = self.output.recv_timeout(SAMPLE);
+            let _ = self.output.recv_timeout(PATIENCE);
         }
         false
     }
@@ -128,6 +133,10 @@ impl Console {
     }
 
     fn sample(&mut self) {
+        if self.looked.elapsed() < SAMPLE {
+            return;
+        }
+        self.looked = Instant::now();
         let path = format!("/proc/{}/smaps", self.child.id());
         let Ok(mappings) = std::fs::read_to_string(path) else { return };
         self.overhead = self.overhead.max(resident_beside(RAM_SIZE, &mappings));
