@@ -19,6 +19,9 @@ pub struct Measure {
     /// Number of harts
     #[arg(long, default_value_t = 1)]
     cpus: u32,
+    /// Rvisor's engine, if not the default
+    #[arg(long, value_name = "NAME")]
+    engine: Option<String>,
 }
 
 const PROMPT_PATIENCE: Duration = Duration::from_secs(900);
@@ -43,7 +46,9 @@ pub fn measure(options: &Measure) -> anyhow::Result<()> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
         eprintln!("round {} of {}", round + 1, options.rounds);
-        ours.push(one(machines::rvisor(&image, directory.path(), &shape)?)?);
+        let mut rvisor = machines::rvisor(&image, directory.path(), &shape)?;
+        rvisor.args(options.engine.iter().flat_map(|engine| ["--engine", engine]));
+        ours.push(one(rvisor)?);
         theirs.push(one(machines::qemu(&image, directory.path(), &shape, "rv64")?)?);
     }
     let rows = ["start to login prompt, s"]
