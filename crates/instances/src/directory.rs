@@ -23,9 +23,12 @@ const DISK: &str = "disk.qcow2";
 /// Held by the process that runs the machine.
 const LOCK: &str = "lock";
 const CONFIG: &str = "config.json";
-const STATE: &str = "state.json";
-const SOCKET: &str = "control.sock";
-const LOG: &str = "log";
+/// All that the machine's process may make, replace and remove is in there: what tells the next process what it may do
+/// is not.
+const RUN: &str = "run";
+const STATE: &str = "run/state.json";
+const SOCKET: &str = "run/control.sock";
+const LOG: &str = "run/log";
 
 /// How often, and with what pauses, a lock is asked for: others take it for a moment to look.
 const ATTEMPTS: u32 = 25;
@@ -130,6 +133,8 @@ impl Machines {
         fs::create_dir_all(&self.root).context("create", &self.root)?;
         let draft = Draft::new(&self.root, name)?;
         write_json(&draft.path.join(CONFIG), config)?;
+        let run = draft.path.join(RUN);
+        fs::create_dir(&run).context("create", &run)?;
         write_json(&draft.path.join(STATE), &State::created())?;
         fill(&draft.path)?;
         let lock = draft.publish(&path, name)?;
@@ -189,8 +194,15 @@ impl Machines {
                 let _ = fs::remove_dir_all(&path);
             }
         }
+        for name in self.names().unwrap_or_default() {
+            let path = self.root.join(name);
+            // Its process removed all that it could, and was killed then.
+            if !path.join(CONFIG).exists() && is_abandoned(&path) {
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
         for listed in self.list().unwrap_or_default() {
-            let is_over = listed.state.status == Status::Crashed
+            let is_over = matches!(listed.state.status, Status::Crashed | Status::Exited)
                 && listed.config.as_ref().is_some_and(|config| config.remove);
             if is_over {
                 let _ = self.open(&listed.name).and_then(Directory::remove);
@@ -450,6 +462,26 @@ impl Directory {
         fs::remove_dir_all(&gone).context("remove", &gone)
     }
 
+    /// Removes the machine that this process has run, as its sandbox lets it: in place, and what makes it a machine last.
+    /// What a process that is killed meanwhile leaves is removed by the next command.
+    pub(crate) fn remove_own(&self, _: &Lock) -> Result<()> {
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
+            .context("find", &self.path)?;
+        let entries = fs::read_dir(self.file("")).context("read", &path)?;
+        for entry in entries.flatten() {
+            let is_last = [CONFIG, LOCK].iter().any(|name| entry.file_name() == *name);
+            if !is_last {
+                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                let remove = if is_directory { fs::remove_dir_all } else { fs::remove_file };
+                remove(&entry.path()).context("remove", &path.join(entry.file_name()))?;
+            }
+        }
+        for name in [CONFIG, LOCK] {
+            fs::remove_file(self.file(name)).context("remove", &path.join(name))?;
+        }
+        fs::remove_dir(&path).context("remove", &path)
+    }
+
     /// The machine as listings show it; `None` if it can't be told.
     #[must_use]
     pub fn look(&self) -> Option<Listed> {
@@ -581,6 +613,23 @@ pub(crate) mod tests {
         assert_eq!(machines.list().unwrap().len(), 1);
         drop(Machines::new(directory.path()));
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn machine_that_removes_itself_is_gone_and_one_killed_meanwhile_goes_later() {
+        let (directory, machines) = machines();
+        let (web, lock) = make(&machines, "web");
+        web.rename("shop").unwrap();
+        web.remove_own(&lock).unwrap();
+        assert!(!directory.path().join("machines/shop").exists());
+        let (_half, lock) = make(&machines, "half");
+        let path = directory.path().join("machines/half");
+        fs::remove_file(path.join(CONFIG)).unwrap();
+        drop(Machines::new(directory.path()));
+        assert!(path.exists(), "its process is at it");
+        drop(lock);
+        drop(Machines::new(directory.path()));
+        assert!(!path.exists());
     }
 
     #[test]

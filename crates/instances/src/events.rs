@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,7 +35,8 @@ impl Events {
     /// The events of the store in this directory.
     #[must_use]
     pub fn new(store: &Path) -> Self {
-        Self { path: store.join("events") }
+        // A directory of its own: machines' processes may write there, and nowhere else in the store.
+        Self { path: store.join("journal/events") }
     }
 
     fn older(&self) -> PathBuf {
@@ -52,6 +54,9 @@ impl Events {
 
     fn try_add(&self, event: &Event) -> std::io::Result<()> {
         let open = || File::options().create(true).append(true).open(&self.path);
+        if let Some(directory) = self.path.parent().filter(|directory| !directory.exists()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
         let mut file = open()?;
         // Under a lock, so that two processes don't both put it aside.
         file.lock()?;

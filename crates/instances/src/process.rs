@@ -152,7 +152,7 @@ impl VmProcess {
         }
         let _ = fs::remove_file(control.directory.socket());
         if control.config.remove {
-            control.directory.remove_locked(&self.lock)?;
+            control.directory.remove_own(&self.lock)?;
             control.tell("destroy", None);
         }
         Ok(end)
