@@ -5,12 +5,14 @@
 //! older kernels know as the SiFive CLINT) and [`Sswi`]. The timer has no wire: it hands each hart its
 //! deadline, and the hart compares that with the clock.
 
+mod persist;
+
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use rvisor_waist::{Clock, Device, InterruptLine, OutOfRange, Width};
+use rvisor_waist::{Clock, Device, InterruptLine, OutOfRange, StateError, StateReader, StateWriter, Width};
 
 use crate::word_index;
 
@@ -61,6 +63,15 @@ impl Device for Mswi {
         self.levels.fill(false);
         self.outputs.iter().for_each(|output| output.set(false));
     }
+
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.restore_state(state)
+    }
 }
 
 /// Supervisor-level software interrupts ("SSWI Device"): storing 1 to a hart's SETSSIP register sets its
@@ -92,6 +103,14 @@ impl Device for Sswi {
     }
 
     fn reset(&mut self) {}
+
+    fn save(&mut self, _state: &mut StateWriter) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _state: &mut StateReader<'_>) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 /// One hart's side of [`Mtimer`].
@@ -173,6 +192,15 @@ impl Device for Mtimer {
 
     fn reset(&mut self) {
         self.comparators.iter().for_each(|comparator| comparator.set(u64::MAX));
+    }
+
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.restore_state(state)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 
-use rvisor_waist::{Device, OutOfRange, Width};
+use rvisor_waist::{Device, OutOfRange, StateError, StateReader, StateWriter, Width};
 
 /// Bytes the device decodes.
 pub const SIZE: u64 = 0x1000;
@@ -73,6 +73,15 @@ impl Device for Finisher {
     }
 
     fn reset(&mut self) {}
+
+    /// It has none.
+    fn save(&mut self, _state: &mut StateWriter) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _state: &mut StateReader<'_>) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

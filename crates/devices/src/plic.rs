@@ -4,10 +4,12 @@
 //! (`mip.MEIP` or `mip.SEIP`). Sources are driven from device threads while harts claim, so the state is
 //! shared behind a lock: [`Plic::source`] gives out wires that live as long as they are needed.
 
+mod persist;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use rvisor_waist::{Device, InterruptLine, OutOfRange, Width};
+use rvisor_waist::{Device, InterruptLine, OutOfRange, StateError, StateReader, StateWriter, Width};
 use spin::Mutex;
 
 use crate::word_index;
@@ -263,6 +265,15 @@ impl Device for Plic {
             context.threshold = 0;
         }
         state.update();
+    }
+
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.restore_state(state)
     }
 }
 

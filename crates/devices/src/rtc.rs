@@ -3,9 +3,11 @@
 //! The guest may set the time; that moves an offset of its own, never the host's clock. The alarm goes off in
 //! [`Device::poll`]: the home asks [`Rtc::alarm`] when that is due.
 
+mod persist;
+
 use alloc::sync::Arc;
 
-use rvisor_waist::{Clock, Device, InterruptLine, OutOfRange, Width};
+use rvisor_waist::{Clock, Device, InterruptLine, OutOfRange, StateError, StateReader, StateWriter, Width};
 
 use crate::word_index;
 
@@ -145,6 +147,15 @@ impl Device for Rtc {
         self.enabled = false;
         self.pending = false;
         self.update();
+    }
+
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.restore_state(state)
     }
 }
 

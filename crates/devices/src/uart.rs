@@ -4,11 +4,15 @@
 //! the FIFO. Divisor, word length and parity are stored and mean nothing. Received bytes below the trigger
 //! level raise the time-out interrupt at once rather than after four character times.
 
+mod persist;
+
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
-use rvisor_waist::{ConsoleBackend, Device, InterruptLine, OutOfRange, Width};
+use rvisor_waist::{
+    ConsoleBackend, Device, InterruptLine, OutOfRange, StateError, StateReader, StateWriter, Width,
+};
 
 /// Bytes the device decodes; registers are bytes, the first eight of these.
 pub const SIZE: u64 = 0x100;
@@ -345,6 +349,15 @@ impl Device for Uart {
     fn reset(&mut self) {
         self.state = State::power_on();
         self.drive_line();
+    }
+
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.restore_state(state)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod float;
 mod interpreter;
 mod interrupt;
 mod mmu;
+mod persist;
 mod pmp;
 mod state;
 #[cfg(test)]

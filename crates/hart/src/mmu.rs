@@ -46,6 +46,17 @@ impl TranslationMode {
         })
     }
 
+    /// Its number in `satp.MODE`.
+    #[must_use]
+    pub const fn satp_mode(self) -> u64 {
+        match self {
+            Self::Bare => satp::BARE,
+            Self::Sv39 => satp::SV39,
+            Self::Sv48 => satp::SV48,
+            Self::Sv57 => satp::SV57,
+        }
+    }
+
     /// Number of levels of page tables.
     const fn levels(self) -> u32 {
         match self {

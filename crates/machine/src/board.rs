@@ -88,6 +88,14 @@ impl Board {
         Ok(())
     }
 
+    /// Does something with each device in the order of their addresses, until that fails.
+    pub(crate) fn for_each<E>(
+        &self,
+        mut work: impl FnMut(GuestPhysical, &mut dyn Device) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.slots.iter().try_for_each(|slot| work(slot.window.base, &mut **slot.device.lock()))
+    }
+
     /// Resets every device.
     pub fn reset(&self) {
         for slot in &self.slots {

@@ -16,6 +16,7 @@ mod engine;
 mod exits;
 mod host_interface;
 pub mod memory_map;
+pub mod persist;
 mod power;
 mod sbi;
 pub mod signals;

@@ -29,7 +29,7 @@ pub struct VirtualHart {
     pub(crate) signals: Arc<HartSignals>,
     /// Fences that this hart asked for and must see carried out before it goes on: (hart, ticket).
     pub(crate) awaited_fences: Vec<(usize, u64)>,
-    waiting: bool,
+    pub(crate) waiting: bool,
 }
 
 /// What a hart's thread does next.

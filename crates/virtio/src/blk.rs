@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use rvisor_waist::{
     BlockBackend, BlockError, BlockOperation, BlockRequest, GuestMemory, GuestPhysical, SECTOR_SIZE,
+    StateError, StateReader, StateWriter,
 };
 
 use crate::front_end::{FrontEnd, Queues};
@@ -65,6 +66,8 @@ const RANGE_UNMAP: u32 = 1;
 const RANGE_MAX_SECTORS: u32 = 1 << 21;
 const IDENTITY_SIZE: usize = 20;
 const CONFIG_SIZE: usize = 60;
+/// The field of a snapshot with the number of sectors.
+const CAPACITY: u16 = 1;
 
 /// A request's header: type, reserved, sector.
 struct Header {
@@ -324,6 +327,31 @@ impl FrontEnd for Blk {
     fn reset(&mut self) {
         self.forget_requests();
         self.features = 0;
+    }
+
+    fn settle(&mut self) -> bool {
+        if self.pending.is_empty() {
+            return false;
+        }
+        self.back_end.settle();
+        true
+    }
+
+    /// All requests are finished; the disk's size must stay.
+    fn save(&self, state: &mut StateWriter) -> Result<(), StateError> {
+        state.number(CAPACITY, self.back_end.capacity());
+        Ok(())
+    }
+
+    fn restore<M: GuestMemory>(
+        &mut self,
+        state: &mut StateReader<'_>,
+        _memory: &M,
+    ) -> Result<(), StateError> {
+        if state.number(CAPACITY)? != self.back_end.capacity() {
+            return Err(StateError::Mismatch("size of a disk"));
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! A virtio-mmio slot with no device in it (Virtio 1.3, "MMIO Device Register Layout": a device id of zero).
 
-use rvisor_waist::{Device, OutOfRange, Width};
+use rvisor_waist::{Device, OutOfRange, StateError, StateReader, StateWriter, Width};
 
-use crate::transport::{MAGIC, VERSION, register};
+use crate::transport::{MAGIC, VERSION, persist, register};
 
 /// What a driver finds in an unused slot.
 #[derive(Clone, Copy, Default, Debug)]
@@ -22,6 +22,16 @@ impl Device for EmptySlot {
     }
 
     fn reset(&mut self) {}
+
+    /// The device id of no device, where a transport has its device's.
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        state.number(persist::field::DEVICE, 0);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        persist::check_device(state, 0)
+    }
 }
 
 #[cfg(test)]

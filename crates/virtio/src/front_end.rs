@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use rvisor_waist::GuestMemory;
+use rvisor_waist::{GuestMemory, StateError, StateReader, StateWriter};
 
 use crate::queue::{Chain, Queue, QueueError};
 
@@ -44,6 +44,31 @@ pub trait FrontEnd: Send {
 
     /// Back to the state after power-on: forget all chains, and touch none of their memory after the return.
     fn reset(&mut self);
+
+    /// Waits until the back end has finished what it was given; true if it must be polled for that.
+    fn settle(&mut self) -> bool {
+        false
+    }
+
+    /// Writes down what the guest could tell of the front end, chains that it holds included.
+    ///
+    /// # Errors
+    /// [`StateError::Unsupported`] where the device type isn't part of the format: its machine can't be saved.
+    fn save(&self, _state: &mut StateWriter) -> Result<(), StateError> {
+        Err(StateError::Unsupported("a virtio device"))
+    }
+
+    /// Takes that over; the front end has just been made, and [activated](Self::activate) if the driver was ready.
+    ///
+    /// # Errors
+    /// If that makes no sense.
+    fn restore<M: GuestMemory>(
+        &mut self,
+        _state: &mut StateReader<'_>,
+        _memory: &M,
+    ) -> Result<(), StateError> {
+        Err(StateError::Unsupported("a virtio device"))
+    }
 }
 
 /// A device's queues and the guest's memory while a front end is served.

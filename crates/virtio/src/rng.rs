@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use rvisor_waist::{EntropyBackend, GuestMemory};
+use rvisor_waist::{EntropyBackend, GuestMemory, StateError, StateReader, StateWriter};
 
 use crate::front_end::{FrontEnd, Queues};
 use crate::queue::QueueError;
@@ -62,6 +62,19 @@ impl FrontEnd for Rng {
     fn stop_queue(&mut self, _index: usize) {}
 
     fn reset(&mut self) {}
+
+    /// It has none.
+    fn save(&self, _state: &mut StateWriter) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn restore<M: GuestMemory>(
+        &mut self,
+        _state: &mut StateReader<'_>,
+        _memory: &M,
+    ) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

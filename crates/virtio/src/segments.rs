@@ -38,6 +38,11 @@ impl Segments {
         true
     }
 
+    /// What is left, in order.
+    pub(crate) fn runs(&self) -> &[Segment] {
+        &self.list[self.first..]
+    }
+
     /// What is left, as a list of runs.
     #[must_use]
     pub fn into_vec(mut self) -> Vec<Segment> {

@@ -1,11 +1,16 @@
 //! The virtio-mmio transport, version 2 (Virtio 1.3, "Virtio Over MMIO"). Not for what a device does: that is
 //! its [`FrontEnd`].
 
+pub(crate) mod persist;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use rvisor_waist::{Device, GuestMemory, GuestPhysical, InterruptLine, OutOfRange, Width};
+use rvisor_waist::{
+    Device, GuestMemory, GuestPhysical, InterruptLine, OutOfRange, StateError, StateReader, StateWriter,
+    Width,
+};
 
 use crate::features;
 use crate::front_end::{FrontEnd, Queues};
@@ -384,6 +389,14 @@ impl<F: FrontEnd, M: GuestMemory> Device for Transport<F, M> {
         self.queue_select = 0;
         self.deferred = 0;
         self.set_interrupt(0);
+    }
+
+    fn save(&mut self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state)
+    }
+
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<(), StateError> {
+        self.restore_state(state)
     }
 }
 

@@ -101,6 +101,8 @@ pub trait BlockBackend: Send {
     /// Waits until every submitted request has finished, so that a reset leaves none behind that still
     /// touches guest memory. Their completions are dropped.
     fn drain(&mut self);
+    /// The same, but their completions can be taken.
+    fn settle(&mut self);
 }
 
 /// A network: takes and gives Ethernet frames (no FCS).

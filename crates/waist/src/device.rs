@@ -1,6 +1,6 @@
 //! Devices on the board, and what they drive.
 
-use crate::OutOfRange;
+use crate::{OutOfRange, StateError, StateReader, StateWriter};
 
 /// Ticks a second of the board's `time` counter and of ACLINT MTIMER: 10 MHz, as QEMU's `virt` has it.
 pub const TIMEBASE_FREQUENCY: u64 = 10_000_000;
@@ -69,6 +69,24 @@ pub trait Device: Send {
 
     /// Returns to the state after power-on; the back end stays attached.
     fn reset(&mut self);
+
+    /// Writes down all that the guest could tell of the device, after finishing what the back end has been given.
+    /// No hart runs meanwhile.
+    ///
+    /// # Errors
+    /// [`StateError::Unsupported`] where the device isn't part of the format: its machine can't be saved.
+    fn save(&mut self, _state: &mut StateWriter) -> Result<(), StateError> {
+        Err(StateError::Unsupported("a device"))
+    }
+
+    /// Takes over what a device of the same kind has written down, and drives its lines accordingly. It has just been
+    /// made.
+    ///
+    /// # Errors
+    /// If that makes no sense; the device is of no use then.
+    fn restore(&mut self, _state: &mut StateReader<'_>) -> Result<(), StateError> {
+        Err(StateError::Unsupported("a device"))
+    }
 }
 
 /// A level-triggered interrupt wire from a device.

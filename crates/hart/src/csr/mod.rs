@@ -321,7 +321,11 @@ impl Hart {
     }
 
     /// The value of a CSR, whoever asks. Refuses those that don't exist.
-    fn csr_value<E: Environment>(&mut self, env: &E, number: u16) -> Result<u64, IllegalInstruction> {
+    pub(crate) fn csr_value<E: Environment>(
+        &mut self,
+        env: &E,
+        number: u16,
+    ) -> Result<u64, IllegalInstruction> {
         if let Some((stored, _)) = self.csr.plain(number) {
             return Ok(*stored);
         }
@@ -357,7 +361,7 @@ impl Hart {
     }
 
     /// Gives a CSR a legal value made from `value`, whoever asks. Ignored by those that can't be written.
-    fn set_csr(&mut self, number: u16, value: u64) {
+    pub(crate) fn set_csr(&mut self, number: u16, value: u64) {
         let csr = &mut self.csr;
         if let Some((stored, writable)) = csr.plain(number) {
             *stored = merge(*stored, value, writable);

@@ -116,10 +116,14 @@ impl<M: GuestMemory + 'static> BlockBackend for Disk<M> {
     }
 
     fn drain(&mut self) {
+        self.settle();
+        self.shared.state().completed.clear();
+    }
+
+    fn settle(&mut self) {
         let busy = |state: &mut State| !state.queue.is_empty() || state.running > 0;
         let state = self.shared.state();
-        let mut state = self.shared.idle.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner);
-        state.completed.clear();
+        drop(self.shared.idle.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -180,14 +184,14 @@ fn finish<M>(shared: &Shared<M>, id: u64, result: io::Result<()>) -> MutexGuard<
         _ => BlockError::Io,
     });
     state.completed.push_back(BlockCompletion { id, result });
-    drop(state);
-    (shared.wake)();
-    let mut state = shared.state();
+    // Before the wake: that waits for whoever has the device, who may be waiting for the disk to be idle.
     state.running -= 1;
     if state.running == 0 && state.queue.is_empty() {
         shared.idle.notify_all();
     }
-    state
+    drop(state);
+    (shared.wake)();
+    shared.state()
 }
 
 fn perform<M: GuestMemory>(

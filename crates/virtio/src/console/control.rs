@@ -47,6 +47,16 @@ impl Control {
         self.outgoing.len() >= CONGESTED
     }
 
+    /// What waits, in order.
+    pub fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        self.outgoing.iter().map(Vec::as_slice)
+    }
+
+    /// Has a message that was saved wait again.
+    pub fn restore(&mut self, message: &[u8]) {
+        self.outgoing.push_back(message.to_vec());
+    }
+
     pub fn send(&mut self, port: usize, event: u16, value: u16) {
         self.send_with(port, event, value, &[]);
     }

@@ -3,6 +3,7 @@
 //! Port 0 is what a driver without `VIRTIO_CONSOLE_F_MULTIPORT` sees; a driver with it sees all ports, by name.
 
 mod control;
+mod persist;
 mod port;
 
 use alloc::boxed::Box;
@@ -12,7 +13,7 @@ use alloc::vec::Vec;
 
 use control::{Control, Message};
 use port::Port;
-use rvisor_waist::{ConsoleBackend, GuestMemory};
+use rvisor_waist::{ConsoleBackend, GuestMemory, StateError, StateReader, StateWriter};
 
 use crate::front_end::{FrontEnd, Queues};
 use crate::queue::QueueError;
@@ -255,6 +256,14 @@ impl FrontEnd for Console {
         for port in &mut self.ports {
             port.reset();
         }
+    }
+
+    fn save(&self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state)
+    }
+
+    fn restore<M: GuestMemory>(&mut self, state: &mut StateReader<'_>, memory: &M) -> Result<(), StateError> {
+        self.restore_state(state, memory)
     }
 }
 

@@ -14,18 +14,18 @@ const CHUNK: usize = 1024;
 const BYTE_BUDGET: usize = 1 << 20;
 
 pub(super) struct Port {
-    name: String,
+    pub(super) name: String,
     console: bool,
     back_end: Box<dyn ConsoleBackend>,
     /// The driver has set the port up and is told what becomes of the host's end.
-    ready: bool,
-    guest_open: bool,
+    pub(super) ready: bool,
+    pub(super) guest_open: bool,
     /// As the driver was last told.
-    host_open: bool,
+    pub(super) host_open: bool,
     /// A buffer for input that there wasn't any yet for.
-    receiving: Option<Chain>,
+    pub(super) receiving: Option<Chain>,
     /// Output that the back end had no room for yet.
-    transmitting: Option<Chain>,
+    pub(super) transmitting: Option<Chain>,
 }
 
 impl Port {

@@ -3,13 +3,14 @@
 //! Checksums of frames that the guest sends may be left to the device; other offloads aren't offered.
 
 mod header;
+mod persist;
 
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use header::Header;
-use rvisor_waist::{GuestMemory, NetBackend};
+use rvisor_waist::{GuestMemory, NetBackend, StateError, StateReader, StateWriter};
 
 use crate::front_end::{FrontEnd, Queues};
 use crate::queue::{Chain, QueueError};
@@ -202,6 +203,15 @@ impl FrontEnd for Net {
         self.features = 0;
         self.room.clear();
         self.has_incoming = false;
+    }
+
+    fn save(&self, state: &mut StateWriter) -> Result<(), StateError> {
+        self.save_state(state);
+        Ok(())
+    }
+
+    fn restore<M: GuestMemory>(&mut self, state: &mut StateReader<'_>, memory: &M) -> Result<(), StateError> {
+        self.restore_state(state, memory)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod chain;
 mod packed;
+mod persist;
 mod split;
 
 use core::fmt;

@@ -1,8 +1,9 @@
 //! The packed format: one ring of descriptors that both sides write (Virtio 1.3, "Packed Virtqueues").
 
+use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
-use rvisor_waist::{GuestMemory, GuestPhysical};
+use rvisor_waist::{GuestMemory, GuestPhysical, StateError};
 
 use super::chain::{Builder, Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT};
 use super::{Layout, QueueError, check_part, passes};
@@ -86,6 +87,25 @@ impl Ring {
             next_used: Position::START,
             notify: true,
         })
+    }
+
+    /// Index and wrap counter of the next available and the next used descriptor; whether the driver was told to
+    /// notify.
+    pub fn position(&self) -> (Vec<u64>, bool) {
+        let numbers = |position: Position| [position.index.into(), position.wrap.into()];
+        ([numbers(self.next_available), numbers(self.next_used)].concat(), self.notify)
+    }
+
+    pub fn set_position(&mut self, position: &[u64], notify: bool) -> Result<(), StateError> {
+        const INVALID: StateError = StateError::Invalid("virtqueue index");
+        let place = |index: u64, wrap: u64| match u16::try_from(index) {
+            Ok(index) if index < self.size && wrap <= 1 => Ok(Position { index, wrap: wrap == 1 }),
+            _ => Err(INVALID),
+        };
+        let &[available, available_wrap, used, used_wrap] = position else { return Err(INVALID) };
+        (self.next_available, self.next_used) = (place(available, available_wrap)?, place(used, used_wrap)?);
+        self.notify = notify;
+        Ok(())
     }
 
     pub fn pop<M: GuestMemory>(&mut self, memory: &M) -> Result<Option<Chain>, QueueError> {

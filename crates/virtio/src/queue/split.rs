@@ -1,8 +1,9 @@
 //! The split format: descriptor table, available ring, used ring (Virtio 1.3, "Split Virtqueues").
 
+use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
-use rvisor_waist::{GuestMemory, GuestPhysical};
+use rvisor_waist::{GuestMemory, GuestPhysical, StateError};
 
 use super::chain::{Builder, Chain, DESCRIPTOR_SIZE, Descriptor, INDIRECT, NEXT};
 use super::{Layout, QueueError, check_part, passes};
@@ -60,6 +61,18 @@ impl Ring {
             next_used: 0,
             notify: true,
         })
+    }
+
+    /// Next available and next used index; whether the driver was told to notify.
+    pub fn position(&self) -> (Vec<u64>, bool) {
+        (alloc::vec![self.next_available.into(), self.next_used.into()], self.notify)
+    }
+
+    pub fn set_position(&mut self, position: &[u64], notify: bool) -> Result<(), StateError> {
+        let index = |value: u64| u16::try_from(value).map_err(|_| StateError::Invalid("virtqueue index"));
+        let &[available, used] = position else { return Err(StateError::Malformed) };
+        (self.next_available, self.next_used, self.notify) = (index(available)?, index(used)?, notify);
+        Ok(())
     }
 
     pub fn pop<M: GuestMemory>(&mut self, memory: &M) -> Result<Option<Chain>, QueueError> {

@@ -138,6 +138,10 @@ impl BlockBackend for TestDisk {
         self.state.lock().finished.pop_front()
     }
 
+    fn settle(&mut self) {
+        while self.step() {}
+    }
+
     fn drain(&mut self) {
         while self.step() {}
         self.state.lock().finished.clear();

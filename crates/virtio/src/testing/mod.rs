@@ -12,7 +12,9 @@ use alloc::vec::Vec;
 pub use back_end::{ConsoleState, DiskState, NetState, TestConsole, TestDisk, TestEntropy, TestNet};
 pub use memory::{RAM, TestLine, TestMemory};
 use ring::Ring;
-use rvisor_waist::{Device, GuestMemory, GuestPhysical, Segment, Width};
+use rvisor_waist::{
+    Device, GuestMemory, GuestPhysical, InterruptLine, Segment, StateError, StateReader, StateWriter, Width,
+};
 
 use crate::features;
 use crate::front_end::FrontEnd;
@@ -89,6 +91,28 @@ impl<F: FrontEnd> Driver<F> {
             index += 1;
         }
         self.set_register(register::STATUS, 15);
+    }
+
+    /// Puts another device in the place of this one, with the state that this one writes down.
+    ///
+    /// # Errors
+    /// If it can't be saved or doesn't fit.
+    pub fn replace(&mut self, front_end: F) -> Result<(), StateError> {
+        let mut writer = StateWriter::new();
+        self.transport.save(&mut writer)?;
+        self.restore(front_end, &writer.finish())
+    }
+
+    /// Puts another device in the place of this one, with this state.
+    ///
+    /// # Errors
+    /// If it doesn't fit.
+    pub fn restore(&mut self, front_end: F, state: &[u8]) -> Result<(), StateError> {
+        self.line.set(false);
+        self.transport = Transport::new(front_end, Arc::clone(&self.memory), Arc::clone(&self.line) as _);
+        let mut reader = StateReader::new(state);
+        self.transport.restore(&mut reader)?;
+        reader.end()
     }
 
     /// Goes on to `FEATURES_OK`; true where the device accepts the features.

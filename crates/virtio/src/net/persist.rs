@@ -1,0 +1,41 @@
+//! The network card in a snapshot. Frames on their way to the driver are lost, as networks lose them.
+
+use rvisor_waist::{GuestMemory, StateError, StateReader, StateWriter};
+
+use super::Net;
+use crate::queue::Chain;
+
+/// Numbers of the fields.
+mod field {
+    pub const MAC: u16 = 1;
+    /// Chains taken for the next frame: a list of numbers each, numbered from 1.
+    pub const ROOM: u16 = 2;
+}
+
+impl Net {
+    pub(super) fn save_state(&self, writer: &mut StateWriter) {
+        writer.bytes(field::MAC, &self.mac);
+        let mut room = StateWriter::new();
+        for (number, chain) in (1..).zip(&self.room) {
+            room.numbers(number, chain.to_numbers());
+        }
+        writer.bytes(field::ROOM, &room.finish());
+    }
+
+    pub(super) fn restore_state<M: GuestMemory>(
+        &mut self,
+        reader: &mut StateReader<'_>,
+        memory: &M,
+    ) -> Result<(), StateError> {
+        self.mac = reader.bytes(field::MAC)?.try_into().map_err(|_| StateError::Invalid("MAC address"))?;
+        let mut room = reader.section(field::ROOM)?;
+        self.room.clear();
+        for number in 1..=u16::MAX {
+            match room.optional_numbers(number)? {
+                Some(numbers) => self.room.push(Chain::from_numbers(&numbers, memory)?),
+                None => break,
+            }
+        }
+        room.end()
+    }
+}
