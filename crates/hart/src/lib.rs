@@ -5,11 +5,13 @@
 extern crate alloc;
 
 mod csr;
+mod debug;
 mod exit;
 pub mod float;
 mod interpreter;
 mod interrupt;
 mod mmu;
+mod observe;
 mod persist;
 mod pmp;
 mod state;
@@ -19,8 +21,10 @@ mod tlb;
 mod trap;
 
 pub use csr::{CacheBlock, CsrOperation, Csrs};
+pub use debug::{DebugHit, DebugPoints, Walk, WalkStep, WatchKind, Watchpoint};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
 pub use mmu::{Access, Translation, TranslationContext, TranslationMode};
+pub use observe::{HartEvent, Observer};
 pub use state::{Config, Hart, Reservation};
 pub use tlb::Span;
 pub use trap::{Cause, IllegalInstruction, Trap};

@@ -58,7 +58,7 @@ impl TranslationMode {
     }
 
     /// Number of levels of page tables.
-    const fn levels(self) -> u32 {
+    pub(crate) const fn levels(self) -> u32 {
         match self {
             Self::Bare => 0,
             Self::Sv39 => 3,
@@ -288,6 +288,7 @@ impl Hart {
         let privilege = self.effective_privilege(access);
         self.map(env.memory(), address, access, privilege)
             .and_then(|translation| self.protect(translation, access, length, privilege))
+            .inspect(|translation| self.tell_fill(address, access, translation))
             .map_err(|fault| Trap::exception(fault.exception(access), address.0))
     }
 

@@ -6,8 +6,10 @@ use rvisor_isa::Privilege;
 use rvisor_waist::{AtomicWidth, GuestPhysical};
 
 use crate::csr::Csrs;
+use crate::debug::Debug;
 use crate::interpreter::Interpreter;
 use crate::mmu::{TableCache, TranslationMode};
+use crate::observe::Observer;
 use crate::tlb::Tlb;
 
 /// What kind of hart it is; fixed for its life.
@@ -67,6 +69,8 @@ pub struct Hart {
     pub(crate) code_epoch: u64,
     /// Absent while it runs.
     pub(crate) interpreter: Option<Box<Interpreter>>,
+    pub(crate) debug: Debug,
+    pub(crate) observer: Option<Box<dyn Observer>>,
 }
 
 impl Hart {
@@ -87,12 +91,15 @@ impl Hart {
             timer_seen: false,
             code_epoch: 0,
             interpreter: None,
+            debug: Debug::default(),
+            observer: None,
         }
     }
 
     /// Returns to the state after power-on. The home sets `pc` and the boot protocol's registers afterwards.
     pub fn reset(&mut self) {
-        *self = Self::new(self.config);
+        let observer = self.observer.take();
+        *self = Self { observer, ..Self::new(self.config) };
     }
 
     /// What kind of hart it is.

@@ -46,6 +46,7 @@ impl Hart {
     /// Takes a trap: the program counter must stand at the instruction that trapped, or that the interrupt
     /// precedes. It stands at the handler afterwards.
     pub fn take_trap(&mut self, trap: Trap) {
+        let (pc, from) = (self.pc, self.privilege);
         let (code, delegated) = match trap.cause {
             Cause::Exception(exception) => (exception.code(), self.csr.medeleg >> exception.code() & 1 != 0),
             Cause::Interrupt(interrupt) => {
@@ -58,6 +59,7 @@ impl Hart {
             self.enter_machine(code, trap.value);
         }
         self.tlb.context_changed();
+        self.tell_trap(trap, pc, from);
     }
 
     fn enter_supervisor(&mut self, code: u64, value: u64) {
@@ -110,12 +112,14 @@ impl Hart {
         }
         self.pc = csr.mepc;
         self.tlb.context_changed();
+        self.tell_return(Privilege::Machine);
         Ok(())
     }
 
     /// `sret`: leaves the program counter at `sepc`.
     pub fn sret(&mut self) -> Result<(), IllegalInstruction> {
         self.check_supervisor(mstatus::TSR)?;
+        let from = self.privilege;
         let csr = &mut self.csr;
         self.privilege =
             if csr.mstatus & mstatus::SPP != 0 { Privilege::Supervisor } else { Privilege::User };
@@ -127,6 +131,7 @@ impl Hart {
         }
         self.pc = csr.sepc;
         self.tlb.context_changed();
+        self.tell_return(from);
         Ok(())
     }
 

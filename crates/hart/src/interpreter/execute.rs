@@ -370,6 +370,9 @@ impl Interpreter {
                         hart.pc = base + page.offset(position);
                         let instruction = &page.side[operation.imm as usize];
                         let behind = hart.pc.wrapping_add(instruction.length.into());
+                        if hart.is_observed() {
+                            x.save(&mut hart.x);
+                        }
                         let (target, retired, stop) = match system::execute(hart, env, x, instruction) {
                             Ok(Outcome::Next) => (behind, 1, Stop::Pause),
                             Ok(Outcome::Jumped) => (hart.pc, 1, Stop::Pause),

@@ -77,7 +77,10 @@ impl Hart {
     ) -> Result<GuestPhysical, Trap> {
         let address = GuestVirtual(address);
         let translation = self.translate(env, address, access, size)?;
-        if access != Access::Execute && env.memory().range().contains(&translation.physical) {
+        if access != Access::Execute
+            && !self.debug.watch(address.0, access, size)
+            && env.memory().range().contains(&translation.physical)
+        {
             self.tlb.insert(address, access, &translation, 0);
         }
         Ok(translation.physical)

@@ -111,6 +111,15 @@ impl Hart {
         })
     }
 
+    /// Executes one instruction as [`step`](Self::step) does, and takes no interrupt: for whoever steps through a
+    /// program and doesn't want to end up in a handler each time.
+    pub fn step_uninterrupted<E: Environment>(&mut self, env: &E) -> Exit {
+        self.interpret(|hart, interpreter| {
+            let stop = interpreter.execute(hart, env, Extent::Single);
+            hart.resolve(stop).unwrap_or(Exit::Budget)
+        })
+    }
+
     /// `fence.i`: fetches see all stores that this hart has seen.
     pub fn fence_instructions(&mut self) {
         self.code_epoch += 1;
