@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod board;
 pub mod boot;
 pub mod bundle;
+mod debug;
 pub mod device_tree;
 mod engine;
 mod exits;
@@ -25,6 +26,7 @@ mod testing;
 mod virtual_hart;
 mod vm;
 
+pub use debug::{DebugControl, DebugStop};
 pub use engine::{Engine, Interpreter};
 pub use exits::ExitCounts;
 pub use host_interface::HostInterface;

@@ -15,6 +15,7 @@ use rvisor_waist::{Clock, ConsoleBackend, Device, GuestMemory, GuestPhysical, In
 use spin::{Mutex, MutexGuard};
 
 use crate::board::{Board, Busy};
+use crate::debug::DebugControl;
 use crate::memory_map as map;
 use crate::power::Power;
 use crate::signals::{HartLine, HartSignals, HartState, SoftwareInterruptPulse, TimerChanged};
@@ -64,6 +65,7 @@ pub struct Vm<M> {
     console: Mutex<Box<dyn ConsoleBackend>>,
     power: Arc<Power>,
     host_interface: Mutex<Option<crate::HostInterface>>,
+    debug: DebugControl,
 }
 
 impl<M: GuestMemory + 'static> Vm<M> {
@@ -92,6 +94,7 @@ impl<M: GuestMemory + 'static> Vm<M> {
             console: Mutex::new(backends.sbi_console),
             power,
             host_interface: Mutex::new(None),
+            debug: DebugControl::default(),
         }
     }
 }
@@ -173,6 +176,11 @@ impl<M: GuestMemory> Vm<M> {
     /// The devices.
     pub fn board(&self) -> &Board {
         &self.board
+    }
+
+    /// What its debugger has set.
+    pub fn debug(&self) -> &DebugControl {
+        &self.debug
     }
 
     /// Signals of each hart, by hart id.
