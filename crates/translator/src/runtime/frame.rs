@@ -153,10 +153,15 @@ impl Frame {
 
     /// Gives them back.
     pub fn save(&self, x: &mut [u64; 32], f: &mut [u64; 32]) {
+        self.save_integers(x);
+        *f = self.f;
+    }
+
+    /// Gives the integer registers back.
+    pub fn save_integers(&self, x: &mut [u64; 32]) {
         for (value, slot) in x.iter_mut().zip(SLOT) {
             *value = self.x[usize::from(slot)];
         }
-        *f = self.f;
     }
 }
 

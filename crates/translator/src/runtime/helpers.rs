@@ -112,6 +112,10 @@ extern "C" fn system<M: DirectMemory + 'static>(frame: *mut Frame, _: u64, site:
         for register in [instruction.rs1, instruction.rs2, instruction.rd] {
             run.hart.x[usize::from(register)] = frame.x(register);
         }
+        if run.hart.is_observed() {
+            // Whoever records system calls wants to know their arguments and results.
+            frame.save_integers(&mut run.hart.x);
+        }
         let env = run.environment();
         let before = run.hart.retired;
         let exit = run.hart.execute_system(&env, &instruction, bits);
@@ -347,7 +351,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         // SUM may have been changed without a helper.
         self.state.spaces.enter(self.hart.translation_context());
         let physical = translation.physical.page();
-        if !translation.whole_page || !is_ram(memory, physical) {
+        if !translation.whole_page || !is_ram(memory, physical) || self.hart.debugs_data(address) {
             return Ok(None);
         }
         let page = address & !(PAGE_SIZE - 1);

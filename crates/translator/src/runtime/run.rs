@@ -56,6 +56,8 @@ pub(super) struct State {
     /// else a [`Hint`].
     pub hints: Vec<u32>,
     epoch: u64,
+    /// The hart's debugger's points that the spaces agree with.
+    debug_epoch: u64,
     generation: u64,
     heat: Heat,
     /// The cache is full.
@@ -121,6 +123,7 @@ impl Translator {
             spaces: Spaces::new(shared.fresh.clone()),
             hints: Vec::new(),
             epoch: 0,
+            debug_epoch: 0,
             generation: 0,
             heat: Heat::default(),
             is_full: false,
@@ -164,6 +167,11 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         self.load_reservation(frame);
         frame.relink = RELINK;
         self.state.spaces.leave();
+        if self.hart.debug_epoch() != self.state.debug_epoch {
+            // Pages that have a breakpoint now must not be entered without a look; data's are forgotten by a fence.
+            self.state.debug_epoch = self.hart.debug_epoch();
+            self.state.spaces.forget_code();
+        }
     }
 
     fn leave(&mut self, frame: *mut Frame) {
@@ -340,6 +348,9 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
 
     /// The block at a virtual address, and its code.
     pub fn find_block(&mut self, pc: u64) -> Result<Option<(BlockId, u64)>, Trap> {
+        if self.hart.debugs_code(pc) {
+            return Ok(None);
+        }
         let Some(page) = self.code_page(pc)? else { return Ok(None) };
         let offset = pc % PAGE_SIZE;
         let half = |memory: &M, at| memory.load::<u16>(GuestPhysical(at)).unwrap_or(0);
@@ -428,15 +439,16 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         shared.protect_elsewhere(*hart_index, page);
     }
 
-    /// Executes one instruction in the interpreter, with all state in the frame.
+    /// Executes one instruction in the interpreter, with all state in the frame, unless there is a breakpoint before
+    /// it.
     pub fn step(&mut self, frame: &mut Frame) {
         let env = self.environment();
         self.take_flags(frame);
         self.hart.context_changed();
         frame.save(&mut self.hart.x, &mut self.hart.f);
         self.save_reservation(frame);
-        let exit = self.hart.step(&env);
-        if exit != Exit::Budget {
+        let exit = self.hart.step_to_point(&env);
+        if exit != Exit::Budget || self.hart.has_debug_hit() {
             self.exit = Some(exit);
         }
         frame.load(&self.hart.x, &self.hart.f);

@@ -68,8 +68,12 @@ impl Machine {
 
     /// One that the translator runs.
     pub fn translated() -> Self {
-        let shared = rvisor_translator::share::<HostMemory>(1, rvisor_translator::Options::default())
-            .expect("room for code");
+        Self::translated_with(rvisor_translator::Options::default())
+    }
+
+    /// The same, the translator being told something.
+    pub fn translated_with(options: rvisor_translator::Options) -> Self {
+        let shared = rvisor_translator::share::<HostMemory>(1, options).expect("room for code");
         Self::new(Box::new(Translator::new(&shared).expect("room for a stack")))
     }
 
@@ -106,6 +110,19 @@ impl Machine {
     pub fn start(&mut self, pc: u64) {
         self.hart().pc = pc;
         self.hart().csr.mstatus |= mstatus::FS;
+    }
+
+    /// Enters the engine once.
+    pub fn run_once(&mut self, budget: u64) -> Exit {
+        self.vm.harts()[0].clear_attention();
+        self.engine.run(&mut self.hart, &self.vm, budget)
+    }
+
+    /// Has the interpreter execute one instruction, whatever the engine is.
+    pub fn step(&mut self) {
+        let environment = self.vm.environment(&self.vm.harts()[0]);
+        self.hart.hart.context_changed();
+        assert_eq!(self.hart.hart.step(&environment), Exit::Budget);
     }
 
     /// Runs for about `limit` instructions, or until an exit that isn't for the budget's sake.
