@@ -18,6 +18,7 @@ mod memory;
 pub mod net;
 mod pause;
 pub mod runner;
+pub mod sandbox;
 pub mod stream;
 pub mod terminal;
 mod wake;

@@ -46,6 +46,9 @@ pub struct Config {
     pub remove: bool,
     /// What executes the guest's instructions.
     pub engine: EngineConfig,
+    /// Whether its process may do all that its user may (`--no-sandbox`).
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub unconfined: bool,
 }
 
 /// What executes a guest's instructions, and how.

@@ -25,7 +25,7 @@ const LOCK: &str = "lock";
 const CONFIG: &str = "config.json";
 /// All that the machine's process may make, replace and remove is in there: what tells the next process what it may do
 /// is not.
-const RUN: &str = "run";
+pub(crate) const RUN: &str = "run";
 const STATE: &str = "run/state.json";
 const SOCKET: &str = "run/control.sock";
 const LOG: &str = "run/log";
@@ -453,12 +453,16 @@ impl Directory {
     }
 
     /// Removes the machine whose lock is held.
-    pub(crate) fn remove_locked(&self, _: &Lock) -> Result<()> {
+    pub(crate) fn remove_locked(&self, lock: &Lock) -> Result<()> {
         // The name that it has now: it may have been renamed while it ran.
         let path = fs::read_link(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
             .context("find", &self.path)?;
         let gone = self.root.join(format!("{TRANSIENT}gone-{}-{}", std::process::id(), self.name));
-        fs::rename(&path, &gone).context("remove", &path)?;
+        match fs::rename(&path, &gone) {
+            // This is the machine's process, in its sandbox.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return self.remove_own(lock),
+            renamed => renamed.context("remove", &path)?,
+        }
         fs::remove_dir_all(&gone).context("remove", &gone)
     }
 
@@ -541,6 +545,7 @@ pub(crate) mod tests {
             command: Vec::new(),
             environment: Vec::new(),
             remove: false,
+            unconfined: false,
             engine: EngineConfig {
                 engine: "translator".into(),
                 optimize: "hot".into(),

@@ -12,6 +12,7 @@ mod archive;
 mod client;
 mod command;
 mod config;
+mod confinement;
 mod console;
 mod daemon;
 mod directory;
@@ -22,6 +23,7 @@ mod log_file;
 mod process;
 mod protocol;
 mod server;
+mod usage;
 
 pub use agent::{AgentLink, ExecRequest};
 pub use archive::{copy_from_guest, copy_to_guest};

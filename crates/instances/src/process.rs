@@ -12,6 +12,7 @@ use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::machine::{Machine, MachineConfig};
 use rvisor_hosted::net::{Forward, NetOptions, Ports};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
+use rvisor_hosted::sandbox::Sandbox;
 use rvisor_hosted::stream::Filter;
 use rvisor_hosted::translator;
 use rvisor_machine::PowerRequest;
@@ -21,6 +22,7 @@ use crate::AGENT;
 use crate::agent::{AgentLink, Channel, ExecRequest};
 use crate::command::{CommandPorts, Outcome};
 use crate::config::{Config, State, Status, now};
+use crate::confinement;
 use crate::console::Console;
 use crate::directory::{Directory, Lock};
 use crate::error::{Context, Error, Result};
@@ -28,6 +30,7 @@ use crate::events::Events;
 use crate::log_file::{LogWriter, Source};
 use crate::protocol::{HartStats, Live, Stats, Transfer};
 use crate::server;
+use crate::usage::Meter;
 
 /// How long output may take to reach a slow reader after the machine ended.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +67,7 @@ pub struct VmProcess {
     initrd: Vec<u8>,
     command: Option<CommandPorts>,
     lock: Lock,
+    sandbox: Option<Sandbox>,
 }
 
 impl VmProcess {
@@ -85,7 +89,7 @@ impl VmProcess {
         let mut ports = command.as_ref().map(CommandPorts::ports).unwrap_or_default();
         ports.push(agent.port());
         let on_power_on = agent.clone();
-        let machine = Machine::new(MachineConfig {
+        let machine = MachineConfig {
             harts: config.cpus as usize,
             memory: config.memory,
             machine_mode: false,
@@ -96,7 +100,13 @@ impl VmProcess {
             engine: config.engine.kind(),
             translator: config.engine.translator(rest),
             on_power_on: Some(Box::new(move || on_power_on.reset())),
-        })?;
+        };
+        let meter = Meter::new().context("open", Path::new("/proc/self"))?;
+        let sandbox = confinement::sandbox(&directory, &config, &machine)?;
+        if let Some(sandbox) = &sandbox {
+            sandbox.confine_files()?;
+        }
+        let machine = Machine::new(machine)?;
         let console = Console::new(LogWriter::open(directory.log())?);
         let events = Events::new(directory.store());
         let control = Arc::new(Control {
@@ -110,8 +120,9 @@ impl VmProcess {
             phase: Mutex::default(),
             changed: Condvar::new(),
             started: Instant::now(),
+            meter,
         });
-        Ok(Self { control, kernel, initrd, command, lock })
+        Ok(Self { control, kernel, initrd, command, lock, sandbox })
     }
 
     /// The machine.
@@ -137,6 +148,9 @@ impl VmProcess {
         let clients = server::serve(listener, control).context("use", Path::new("the host's threads"))?;
         control.directory.set_state(&Directory::started())?;
         control.tell("start", None);
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.confine_calls()?;
+        }
         ready();
         let on_reset = if self.command.is_some() { OnReset::Stop } else { OnReset::Reboot };
         let ending = control.machine.run(&placed, on_reset, None);
@@ -270,6 +284,7 @@ pub(crate) struct Control {
     phase: Mutex<Phase>,
     changed: Condvar,
     started: Instant,
+    meter: Meter,
 }
 
 impl Control {
@@ -323,12 +338,16 @@ impl Control {
             let (budget, device, sbi, wait) = (exits.budget(), exits.device(), exits.sbi(), exits.wait());
             HartStats { budget, device, sbi, wait }
         });
+        let used = self.meter.read();
         Stats {
             time: self.started.elapsed().as_nanos() as u64,
             processor: processor_time(),
-            memory: resident_memory(),
+            memory: used.resident,
+            memory_proportional: used.proportional,
+            memory_private: used.private,
+            wakeups: used.wakeups,
             memory_limit: self.config.memory,
-            threads: fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count() as u64),
+            threads: used.threads,
             harts: harts.collect(),
             disks: counters.disks.iter().map(|disk| transfer(disk)).collect(),
             network: counters.network.as_ref().map(|network| transfer(network)),
@@ -479,11 +498,4 @@ impl Control {
 fn processor_time() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// Bytes of the host's memory that this process has.
-fn resident_memory() -> u64 {
-    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
 }

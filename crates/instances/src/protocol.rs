@@ -105,6 +105,15 @@ pub struct Stats {
     pub processor: u64,
     /// Bytes of the host's memory that its process has now.
     pub memory: u64,
+    /// The same, of which what it shares with other processes counts by its part.
+    #[serde(default)]
+    pub memory_proportional: u64,
+    /// Bytes of the host's memory that only it has, and that would be free without it.
+    #[serde(default)]
+    pub memory_private: u64,
+    /// How often its threads have waited and were woken.
+    #[serde(default)]
+    pub wakeups: u64,
     /// Bytes of RAM that the guest was given.
     pub memory_limit: u64,
     /// Threads of its process.

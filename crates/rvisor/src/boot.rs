@@ -19,6 +19,7 @@ use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::{TranslationMode, VmConfig};
 
 use crate::cli::{Boot, Engine, EngineOptions, Network, Optimize};
+use crate::confinement;
 use crate::session::Session;
 
 /// The files of a boot protocol, read.
@@ -44,7 +45,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         return dump_device_tree(options, &program, path);
     }
     let serial = Stream::new();
-    let machine = Machine::new(MachineConfig {
+    let machine = MachineConfig {
         harts: options.size.cpus.get() as usize,
         memory: options.size.memory,
         machine_mode: program.needs_machine_mode(),
@@ -54,7 +55,9 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         engine: engine(options.engine.engine),
         translator: translator(&options.engine)?,
         ..MachineConfig::default()
-    })?;
+    };
+    let sandbox = confinement::confine(&machine, options.confinement.no_sandbox)?;
+    let machine = Machine::new(machine)?;
     let placed = machine.place(&program)?;
     let session = Session {
         machine: &machine,
@@ -62,6 +65,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         serial: &serial,
         on_reset: if options.no_reboot { OnReset::Stop } else { OnReset::Reboot },
         time_limit: options.timeout,
+        sandbox: sandbox.as_ref(),
     };
     let code = session.on_console()?;
     print_profile(&machine);

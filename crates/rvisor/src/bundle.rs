@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::boot::{engine, print_profile, read_file, translator};
 use crate::cli::{self, BundleBuild, BundleMachine, BundleRun};
+use crate::confinement;
 use crate::session::Session;
 
 /// A description of guests: `[[guest]]` tables.
@@ -168,7 +169,7 @@ fn run_hosted(options: &BundleRun, monitor: &Path, bundle: &[u8]) -> anyhow::Res
     let kernel = read_file(monitor, "monitor's image")?;
     let program = Program::Linux { kernel: &kernel, initrd: Some(bundle), command_line: "" };
     let serial = Stream::new();
-    let machine = Machine::new(MachineConfig {
+    let machine = MachineConfig {
         harts: options.size.cpus.get() as usize,
         memory: options.size.memory,
         machine_mode: program.needs_machine_mode(),
@@ -176,7 +177,9 @@ fn run_hosted(options: &BundleRun, monitor: &Path, bundle: &[u8]) -> anyhow::Res
         engine: engine(options.engine.engine),
         translator: translator(&options.engine)?,
         ..MachineConfig::default()
-    })?;
+    };
+    let sandbox = confinement::confine(&machine, options.confinement.no_sandbox)?;
+    let machine = Machine::new(machine)?;
     let placed = machine.place(&program)?;
     let session = Session {
         machine: &machine,
@@ -184,6 +187,7 @@ fn run_hosted(options: &BundleRun, monitor: &Path, bundle: &[u8]) -> anyhow::Res
         serial: &serial,
         on_reset: OnReset::Reboot,
         time_limit: options.timeout,
+        sandbox: sandbox.as_ref(),
     };
     let code = session.on_console()?;
     print_profile(&machine);

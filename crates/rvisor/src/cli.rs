@@ -157,6 +157,8 @@ pub struct Run {
     #[command(flatten)]
     pub engine: EngineOptions,
     #[command(flatten)]
+    pub confinement: Confinement,
+    #[command(flatten)]
     pub mirror: Mirror,
     /// Image to start from; a built-in one is pulled if it isn't there
     pub image: String,
@@ -195,6 +197,8 @@ pub struct Boot {
     pub bare: Option<PathBuf>,
     #[command(flatten)]
     pub engine: EngineOptions,
+    #[command(flatten)]
+    pub confinement: Confinement,
     /// End the machine after this long; the exit code is then 124
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -237,6 +241,8 @@ pub struct BundleRun {
     pub size: Size,
     #[command(flatten)]
     pub engine: EngineOptions,
+    #[command(flatten)]
+    pub confinement: Confinement,
     /// End the machine after this long; the exit code is then 124
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -258,6 +264,13 @@ pub struct Size {
     /// Memory: bytes, or a number with K, M, G or T
     #[arg(short, long, default_value = "1G", value_name = "SIZE", value_parser = size)]
     pub memory: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Confinement {
+    /// Don't confine the machine's process: a guest that breaks out of its machine can then do all that you can
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 #[derive(Args, Debug)]

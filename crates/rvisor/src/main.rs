@@ -6,6 +6,7 @@ mod boot;
 mod builder;
 mod bundle;
 mod cli;
+mod confinement;
 mod disks;
 mod generate;
 mod images;

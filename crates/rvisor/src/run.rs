@@ -17,7 +17,7 @@ use rvisor_machine::PowerRequest;
 
 use crate::boot::{engine_config, network};
 use crate::cli::Run;
-use crate::images;
+use crate::{confinement, images};
 
 /// Runs a machine; its end, or its command's, is the exit code.
 pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
@@ -89,6 +89,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         command: options.command.clone(),
         environment: environment(&options.environment)?,
         remove: options.rm,
+        unconfined: options.confinement.no_sandbox,
         engine,
     };
     Ok((config, rest))
@@ -122,7 +123,9 @@ pub fn environment(given: &[String]) -> anyhow::Result<Vec<String>> {
 
 /// Runs the machine in this process, on its standard streams.
 fn foreground(directory: Directory, lock: Lock, rest: translator::Options) -> anyhow::Result<ExitCode> {
-    let on_console = directory.config()?.command.is_empty();
+    let config = directory.config()?;
+    let on_console = config.command.is_empty();
+    confinement::warn(config.unconfined);
     let process = VmProcess::new(directory, lock, rest)?;
     let profile = process.profiler();
     let vm = Arc::downgrade(process.vm());
@@ -157,6 +160,7 @@ fn report(end: End) -> anyhow::Result<ExitCode> {
 pub fn start(directory: &Directory) -> anyhow::Result<()> {
     let store =
         directory.store().to_str().context("the store's path isn't UTF-8; set RVISOR_HOME to another")?;
+    confinement::warn(directory.config()?.unconfined);
     Ok(start_detached(directory, &["machine-process", "--store", store, directory.name()])?)
 }
 

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rvisor_hosted::machine::{Machine, MachineError};
+use rvisor_hosted::machine::Machine;
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
+use rvisor_hosted::sandbox::Sandbox;
 use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::{Stream, terminal};
 use rvisor_machine::PowerRequest;
@@ -30,11 +31,13 @@ pub struct Session<'a> {
     pub on_reset: OnReset,
     /// When to give up.
     pub time_limit: Option<Duration>,
+    /// What confines this process.
+    pub sandbox: Option<&'a Sandbox>,
 }
 
 impl Session<'_> {
     /// Runs the machine with its serial line on standard input and output.
-    pub fn on_console(&self) -> Result<ExitCode, MachineError> {
+    pub fn on_console(&self) -> anyhow::Result<ExitCode> {
         let signals = end_on_signals(self.machine.vm())?;
         let raw = RawTerminal::enter()?;
         let filter = raw.is_some().then(|| {
@@ -44,6 +47,9 @@ impl Session<'_> {
         });
         self.serial.write_to(std::io::stdout())?;
         self.serial.read_from(std::io::stdin(), filter)?;
+        if let Some(sandbox) = self.sandbox {
+            sandbox.confine_calls()?;
+        }
         let ending = self.machine.run(self.program, self.on_reset, self.time_limit);
         self.serial.drain(PATIENCE);
         drop(raw);

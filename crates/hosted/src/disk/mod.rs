@@ -28,5 +28,5 @@ pub use error::DiskError;
 pub use image::Image;
 pub use options::{DiskOptions, Format};
 pub use qcow2::create_overlay;
-pub use tools::{DiskInfo, Findings, check, convert, info, resize};
+pub use tools::{DiskInfo, Findings, backing_files, check, convert, info, resize};
 pub use worker::Disk;

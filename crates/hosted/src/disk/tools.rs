@@ -47,6 +47,22 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<DiskInfo, DiskError> 
     Ok(DiskInfo { format, size, occupied, backing })
 }
 
+/// The files that a disk reads where it has nothing of its own, the one right behind it first.
+///
+/// # Errors
+/// If one of them isn't a disk, or there are too many.
+pub fn backing_files(disk: &DiskOptions) -> Result<Vec<PathBuf>, DiskError> {
+    /// Opening the disk has its own idea of how many are too many, and is the one to complain.
+    const MOST: usize = 64;
+    let mut files = Vec::new();
+    let mut next = info(&disk.path, disk.format)?.backing;
+    while let Some(path) = next.filter(|_| files.len() < MOST) {
+        next = info(&path, None)?.backing;
+        files.push(path);
+    }
+    Ok(files)
+}
+
 /// Reads every byte of a disk, and of a qcow2 disk compares what its tables use with what they count.
 ///
 /// # Errors

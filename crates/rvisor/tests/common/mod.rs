@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -187,5 +188,91 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// For anything that a machine does, on a slow and busy host.
+pub const LIMIT: Duration = Duration::from_secs(400);
+/// What Rvisor exits with when it couldn't do its part.
+pub const FAILURE: i32 = 125;
+
+/// A machine that is gone when the test is over, however it ends.
+pub struct Machine(pub String);
+
+impl Machine {
+    /// A name that no other test uses.
+    pub fn named(stem: &str) -> Self {
+        Self(format!("{stem}-{}", std::process::id()))
+    }
+
+    /// `rvisor run -d --name NAME OPTIONS…`
+    pub fn run(stem: &str, options: &[&str]) -> Self {
+        let machine = Self::named(stem);
+        let image = options.iter().find(|word| ["busybox", "debian"].contains(word)).expect("an image");
+        finish(&mut rvisor(["pull", image]), b"", 9 * LIMIT).assert(0, &format!("{image}\n"));
+        let words = [&["run", "--detach", "--name", &machine.0], options].concat();
+        finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
+        machine
+    }
+
+    /// `rvisor WORDS… NAME`
+    pub fn ask(&self, words: &[&str]) -> Ended {
+        finish(&mut rvisor([words, &[&self.0]].concat()), b"", LIMIT)
+    }
+
+    /// The same; it succeeds and prints the name.
+    #[track_caller]
+    pub fn tell(&self, words: &[&str]) {
+        self.ask(words).assert(0, &format!("{}\n", self.0));
+    }
+
+    /// The same; it is refused, in a line that tells this.
+    #[track_caller]
+    pub fn refuse(&self, words: &[&str], told: &str) {
+        let ended = self.ask(words);
+        assert_eq!(ended.status.code(), Some(FAILURE), "{}", ended.stderr);
+        assert!(
+            ended.stderr.starts_with("rvisor: error: ") && ended.stderr.contains(told),
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    }
+
+    /// `rvisor exec -i NAME WORDS…`
+    pub fn exec_with_input(&self, words: &[&str], input: &[u8]) -> Ended {
+        finish(&mut rvisor([&["exec", "-i", &self.0], words].concat()), input, LIMIT)
+    }
+
+    pub fn exec(&self, words: &[&str]) -> Ended {
+        finish(&mut rvisor([&["exec", &self.0], words].concat()), b"", LIMIT)
+    }
+
+    /// A field of `ps --all --format json`.
+    pub fn field(&self, name: &str) -> serde_json::Value {
+        let ended = finish(&mut rvisor(["ps", "--all", "--format", "json"]), b"", LIMIT);
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&ended.text()).expect("a list");
+        let own = listed.into_iter().find(|machine| machine["name"] == self.0.as_str());
+        own.map_or(serde_json::Value::Null, |machine| machine[name].clone())
+    }
+
+    /// Its directory, if it runs.
+    pub fn directory(&self) -> PathBuf {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a process");
+        let files = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let is_its = |path: &PathBuf| path.ends_with(Path::new("machines").join(&self.0));
+        files.into_iter().find(is_its).expect("it has its directory open")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> String {
+        let told: serde_json::Value = serde_json::from_str(&self.ask(&["inspect"]).text()).expect("JSON");
+        told[0]["live"]["pid"].to_string()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = rvisor(["rm", "--force", &self.0]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }
