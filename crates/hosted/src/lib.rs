@@ -19,6 +19,7 @@ pub mod net;
 mod pause;
 pub mod runner;
 pub mod sandbox;
+mod stolen_time;
 pub mod stream;
 pub mod terminal;
 mod wake;

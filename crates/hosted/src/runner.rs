@@ -10,6 +10,7 @@ use rvisor_machine::memory_map;
 use rvisor_machine::{Engine, PowerRequest, Progress, VirtualHart, Vm};
 
 use crate::pause::PauseGate;
+use crate::stolen_time::StolenTime;
 use crate::{HostClock, HostMemory};
 
 /// The machine type of this home.
@@ -153,8 +154,13 @@ fn run_hart(mut hart: VirtualHart, vm: &HostedVm, pace: &Pace, engine: &mut dyn 
     const YIELDS: u32 = 20;
     const NAP: Duration = Duration::from_micros(50);
     let mut yields = 0;
+    let mut stolen = StolenTime::of_this_thread();
     loop {
         pace.gate.pass(vm);
+        // Engines that are compared must see the same memory.
+        if hart.wants_stolen_time() && vm.memory().journal().is_none() {
+            hart.add_stolen_time(vm, stolen.take());
+        }
         let progress = hart.advance(engine, vm);
         yields = if progress == Progress::Yield { yields + 1 } else { 0 };
         match progress {

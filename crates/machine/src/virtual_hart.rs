@@ -30,6 +30,7 @@ pub struct VirtualHart {
     pub(crate) signals: Arc<HartSignals>,
     /// Fences that this hart asked for and must see carried out before it goes on: (hart, ticket).
     pub(crate) awaited_fences: Vec<(usize, u64)>,
+    pub(crate) steal_time: sbi::StealTime,
     pub(crate) waiting: bool,
     /// Whether one instruction is to be executed, and then no more.
     stepping: bool,
@@ -66,10 +67,22 @@ impl VirtualHart {
             index,
             signals: Arc::clone(&vm.harts()[index]),
             awaited_fences: Vec::new(),
+            steal_time: sbi::StealTime::default(),
             waiting: false,
             stepping: false,
             stop: None,
         }
+    }
+
+    /// Whether the guest wants to know of [stolen time](Self::add_stolen_time).
+    #[must_use]
+    pub fn wants_stolen_time(&self) -> bool {
+        self.steal_time.is_wanted()
+    }
+
+    /// Tells the guest, if it wants to know, that for so long its hart could have run and had no processor.
+    pub fn add_stolen_time<M: GuestMemory>(&mut self, vm: &Vm<M>, nanoseconds: u64) {
+        self.steal_time.add(vm.memory(), nanoseconds);
     }
 
     /// Hart id.
@@ -214,6 +227,7 @@ impl VirtualHart {
             self.hart.pc = entry.address;
             self.hart.x[A0] = self.index as u64;
             self.hart.x[A1] = entry.opaque;
+            self.steal_time = sbi::StealTime::default();
         }
         self.signals.update_state(|_| Some(HartState::Started));
     }

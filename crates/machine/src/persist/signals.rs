@@ -18,6 +18,8 @@ mod field {
     pub const WAITING: u16 = 2;
     /// Its state for the SBI: a number, then the entry's address and `a1` if there is one.
     pub const STATE: u16 = 3;
+    /// Address, sequence number and nanoseconds of stolen time, if the guest wants to know.
+    pub const STEAL_TIME: u16 = 4;
 }
 
 /// Numbers of the SBI's hart states (SBI 2.0, table "HSM Hart States").
@@ -64,6 +66,9 @@ impl VirtualHart {
         writer.section(field::HART, |writer| self.hart.save(&environment, writer))?;
         writer.number(field::WAITING, self.waiting.into());
         writer.numbers(field::STATE, numbers(self.signals.state()));
+        if let Some(state) = self.steal_time.state() {
+            writer.numbers(field::STEAL_TIME, state);
+        }
         Ok(writer.finish())
     }
 
@@ -75,6 +80,15 @@ impl VirtualHart {
         self.waiting = reader.flag(field::WAITING)?;
         let state = hart_state(&reader.numbers(field::STATE)?)?;
         self.signals.update_state(|_| Some(state));
+        let steal_time = reader.optional_numbers(field::STEAL_TIME)?;
+        self.steal_time = match steal_time.as_deref() {
+            None => crate::sbi::StealTime::default(),
+            Some(&[address, sequence, nanoseconds]) => {
+                let restored = crate::sbi::StealTime::from_state(address, sequence, nanoseconds);
+                restored.ok_or(StateError::Invalid("steal time"))?
+            }
+            Some(_) => return Err(StateError::Invalid("steal time")),
+        };
         reader.end()
     }
 }

@@ -50,6 +50,7 @@ fn busy(machine_mode: bool) -> (TestVm, Vec<VirtualHart>) {
         write(map::MTIMER, 8, Width::Double, 5000);
     }
     test.clock.0.store(4242, Ordering::SeqCst);
+    harts[1].steal_time = crate::sbi::StealTime::from_state(0x8000_0040, 6, 9000).unwrap();
     test.vm.set_host_interface(Some(HostInterface { tohost: GuestPhysical(0x8000_3000), fromhost: None }));
     (test, harts)
 }

@@ -7,6 +7,7 @@
 mod console;
 mod fence;
 mod state;
+mod steal_time;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use rvisor_isa::csr;
 use rvisor_waist::{GuestMemory, GuestVirtual};
 
 use crate::{VirtualHart, Vm};
+
+pub(crate) use steal_time::StealTime;
 
 /// Version 2.0 (chapter "Base Extension", `sbi_get_spec_version`).
 const SPECIFICATION_VERSION: u64 = 2 << 24;
@@ -41,9 +44,10 @@ mod eid {
     pub const SRST: u64 = 0x5352_5354;
     pub const DBCN: u64 = 0x4442_434e;
     pub const SUSP: u64 = 0x5355_5350;
+    pub const STA: u64 = 0x53_5441;
 
     /// What `sbi_probe_extension` answers 1 for.
-    pub const ALL: [u64; 17] = [
+    pub const ALL: [u64; 18] = [
         SET_TIMER,
         CONSOLE_PUTCHAR,
         CONSOLE_GETCHAR,
@@ -61,6 +65,7 @@ mod eid {
         SRST,
         DBCN,
         SUSP,
+        STA,
     ];
 }
 
@@ -154,6 +159,7 @@ fn dispatch<M: GuestMemory>(call: &Call, hart: &mut VirtualHart, vm: &Vm<M>) -> 
         eid::HSM => state::hart_state(call, hart, vm),
         eid::SUSP if call.function == 0 => state::system_suspend(call, hart, vm),
         eid::SRST if call.function == 0 => Outcome::Return(system_reset(a0, call.arguments[1], vm)),
+        eid::STA => Outcome::Return(steal_time::call(call, hart, vm)),
         eid::DBCN => Outcome::Return(console::debug_console(call, vm)),
         _ => Outcome::Return(Err(Error::NotSupported)),
     }

@@ -174,3 +174,38 @@ fn legacy_console_and_masked_calls_work() {
     assert!(caller.test.vm.harts()[1].take_software_interrupt());
     assert!(!caller.test.vm.harts()[0].take_software_interrupt());
 }
+
+#[test]
+fn stolen_time_is_told_where_the_guest_wants_it() {
+    const INVALID_ADDRESS: u64 = -5i64 as u64;
+    let mut caller = Caller::new(1);
+    let place = RAM_BASE.offset(0x40);
+    let tell = |caller: &mut Caller, nanoseconds| {
+        let Caller { test, harts } = caller;
+        harts[0].add_stolen_time(&test.vm, nanoseconds);
+    };
+    let told = |caller: &Caller| {
+        let memory = caller.test.vm.memory();
+        (memory.load::<u32>(place).unwrap(), memory.load::<u64>(place.offset(8)).unwrap())
+    };
+    tell(&mut caller, 5);
+    assert_eq!(told(&caller), (0, 0));
+    caller.test.vm.memory().store(place, u64::MAX).unwrap();
+    assert_eq!(caller.call(eid::STA, 0, &[place.0, 0, 0]).0, 0);
+    assert!(told(&caller) == (0, 0) && caller.harts[0].wants_stolen_time());
+    tell(&mut caller, 7);
+    tell(&mut caller, 8);
+    assert_eq!(told(&caller), (4, 15));
+    for (arguments, error) in [
+        ([place.0 + 8, 0, 0], INVALID_PARAMETER),
+        ([place.0, 0, 1], INVALID_PARAMETER),
+        ([place.0, 1, 0], INVALID_ADDRESS),
+        ([RAM_BASE.0 - 64, 0, 0], INVALID_ADDRESS),
+    ] {
+        assert_eq!(caller.call(eid::STA, 0, &arguments).0, error, "{arguments:x?}");
+    }
+    assert_eq!(caller.call(eid::STA, 1, &[]).0, NOT_SUPPORTED);
+    assert_eq!(caller.call(eid::STA, 0, &[u64::MAX, u64::MAX, 0]).0, 0);
+    tell(&mut caller, 9);
+    assert!(told(&caller) == (4, 15) && !caller.harts[0].wants_stolen_time());
+}
