@@ -11,7 +11,7 @@ use std::fmt;
 use rvisor_isa::{Instruction, disassemble};
 
 pub use effect::{Access, access, effect, is_computation};
-pub use plan::{Check, Plan, SLOTS, Slot, Step};
+pub use plan::{Allocation, Check, HOSTS, Holding, Move, Plan, SLOTS, Slot, Step};
 
 /// A place in guest code: bytes from the start of the superblock's page. Jumps may lead to other pages.
 pub type Offset = i32;

@@ -67,4 +67,31 @@ pub struct Plan {
     pub loose: Vec<bool>,
     /// Look-ups before a loop is entered.
     pub hoisted: Vec<Check>,
+    /// Where guest registers are, if not where they are elsewhere.
+    pub allocation: Option<Allocation>,
+}
+
+/// How many host registers hold guest registers.
+pub const HOSTS: usize = 10;
+
+/// Which guest register each of them holds.
+pub type Holding = [u8; HOSTS];
+
+/// From a node on, a host register holds another guest register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Move {
+    /// The host register, by its number among those.
+    pub host: u8,
+    pub guest: u8,
+    /// Whether it holds the value from before the node; otherwise the node's result.
+    pub fills: bool,
+}
+
+/// Where a trace has guest registers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Allocation {
+    /// What is held where the trace starts, and each time that it loops.
+    pub start: Holding,
+    /// What changes before each node.
+    pub moves: Vec<Vec<Move>>,
 }

@@ -99,7 +99,7 @@ fn derived(i: &Instruction, held: &[Value; 32]) -> Option<Value> {
 }
 
 /// Whether a trace leads back to its start.
-fn is_loop(trace: &Superblock) -> bool {
+pub(super) fn is_loop(trace: &Superblock) -> bool {
     let branches_back = trace.nodes.last().is_some_and(|node| {
         is_branch(node.instruction.op) && node.offset + node.instruction.imm == trace.entry
     });

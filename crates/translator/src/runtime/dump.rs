@@ -6,7 +6,7 @@ use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use rvisor_isa::disassemble;
 
 use crate::backend::x64::placement::Placement;
-use crate::ir::{Plan, Step, Superblock};
+use crate::ir::{Move, Plan, Step, Superblock};
 
 /// A superblock of the guest physical page `page` and its code, and where that runs. `marks` has where the code
 /// of each node starts, and last where branches that are taken and cold code do; `plan` what the second tier made of each.
@@ -58,6 +58,11 @@ pub fn listing(
                     step.map(|step| format!("  ({step})")).unwrap_or_default(),
                     if is_loose { "  (lower half)" } else { "" }
                 ));
+                let moves = plan.and_then(|plan| plan.allocation.as_ref()?.moves.get(number));
+                for Move { host, guest, fills } in moves.into_iter().flatten() {
+                    let what = if *fills { "" } else { "the result, " };
+                    add(format_args!("        host register {host} for {what}x{guest}"));
+                }
             }
             None => add(format_args!("  {:?}", block.end)),
         }

@@ -49,7 +49,7 @@ impl Optimizer {
 fn work(shared: &Weak<Shared>, requests: &Receiver<Box<Request>>) {
     for request in requests {
         let trace = request.trace();
-        let plan = plan(&trace);
+        let plan = plan(&trace, false);
         let Some(shared) = shared.upgrade() else { return };
         shared.cache().replace(request.page, &trace, &plan, &request.bytes, request.epoch);
     }
@@ -59,7 +59,7 @@ fn work(shared: &Weak<Shared>, requests: &Receiver<Box<Request>>) {
 pub fn at_once(cache: &mut CodeCache, page: u64, entry: Offset, bytes: &PageBytes) {
     let trace = trace(bytes, entry, |branch, target| (branch ^ target ^ entry) & 4 != 0);
     let epoch = cache.epoch(page);
-    cache.replace(page, &trace, &plan(&trace), bytes, epoch);
+    cache.replace(page, &trace, &plan(&trace, true), bytes, epoch);
 }
 
 impl Request {

@@ -9,7 +9,7 @@ use rvisor_isa::{Instruction, Op};
 use super::assembler::*;
 use super::lower::{ColdKind, Lowering};
 use super::memory::For;
-use super::registers::{Place, place};
+use super::registers::Place;
 use crate::runtime::frame::Frame;
 
 const RESERVED: Mem = Mem::new(RSP, offset_of!(Frame, reserved) as i32);
@@ -145,7 +145,7 @@ impl Lowering<'_> {
         match combine {
             Combine::Alu(op) => {
                 self.asm.mov(size, RDX, RAX);
-                match place(i.rs2) {
+                match self.place(i.rs2) {
                     Place::Zero if *op == Alu::And => self.asm.zero(RDX),
                     Place::Zero => {}
                     Place::Host(operand) => self.asm.alu(*op, size, RDX, operand),

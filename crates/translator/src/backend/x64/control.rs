@@ -10,7 +10,7 @@ use rvisor_isa::{Instruction, Op};
 
 use super::assembler::*;
 use super::lower::{ColdKind, Lowering, Patch};
-use super::registers::{Place, place};
+use super::registers::Place;
 use crate::frontend::LAST;
 use crate::ir::{End, Offset};
 use crate::runtime::frame::Frame;
@@ -65,6 +65,7 @@ impl Lowering<'_> {
 
     fn goto_near(&mut self, target: Offset) {
         if target == self.entry {
+            self.go_to_start();
             return self.asm.jmp(self.start_of_loop);
         }
         let patch = self.patches.len();
@@ -168,12 +169,14 @@ impl Lowering<'_> {
             // A loop: the way back shall be short.
             let done = self.asm.label();
             self.asm.jcc(condition.inverse(), done);
+            let onward = self.go_to_start();
             self.asm.alu_imm(Alu::Sub, Double, RBX, self.index as i32 + 1);
             let start = self.start_of_loop;
             self.asm.jcc(Cond::NoSign, start);
             let out = self.add_cold(ColdKind::Budget(target));
             self.asm.jmp(out);
             self.asm.bind(done);
+            self.set_assignment(onward);
         } else {
             let (way_out, condition) = match self.node.taken {
                 true => (self.node.next(), condition.inverse()),
@@ -186,7 +189,7 @@ impl Lowering<'_> {
 
     /// Sets flags for `a` compared with `b`.
     pub(super) fn compare(&mut self, a: u8, b: u8) {
-        match (place(a), place(b)) {
+        match (self.place(a), self.place(b)) {
             (Place::Host(a), Place::Zero) => self.asm.test(Quad, a, a),
             (Place::Slot(a), Place::Zero) => self.asm.alu_imm(Alu::Cmp, Quad, a, 0),
             _ => {

@@ -4,7 +4,7 @@ use rvisor_isa::{Instruction, Op};
 
 use super::assembler::*;
 use super::lower::{ColdKind, Lowering};
-use super::registers::{Place, place};
+use super::registers::Place;
 use crate::ir::is_computation;
 
 /// BTS, BTR and BTC, by their opcode with a register and their number with a constant.
@@ -79,7 +79,7 @@ impl Lowering<'_> {
     }
 
     fn add_immediate(&mut self, i: &Instruction) {
-        match (place(i.rd), place(i.rs1)) {
+        match (self.place(i.rd), self.place(i.rs1)) {
             (rd, Place::Zero) => match rd {
                 Place::Slot(slot) => self.asm.mov_imm_to_memory(Quad, slot, i.imm),
                 _ => {
@@ -113,7 +113,7 @@ impl Lowering<'_> {
 
     fn logic_immediate(&mut self, op: Alu, i: &Instruction) {
         if i.rd == i.rs1
-            && let Place::Slot(slot) = place(i.rd)
+            && let Place::Slot(slot) = self.place(i.rd)
         {
             return self.asm.alu_imm(op, Quad, slot, i.imm);
         }
@@ -132,7 +132,7 @@ impl Lowering<'_> {
         if i.rs1 == 0 || i.rs2 == 0 {
             return self.move_register(i.rd, i.rs1 | i.rs2);
         }
-        match (place(i.rd), place(i.rs1), place(i.rs2)) {
+        match (self.place(i.rd), self.place(i.rs1), self.place(i.rs2)) {
             (Place::Host(rd), Place::Host(a), Place::Host(b)) if rd != a && rd != b => {
                 self.asm.lea(Quad, rd, Mem::indexed(a, b, 0, 0));
             }
@@ -145,7 +145,7 @@ impl Lowering<'_> {
     }
 
     fn move_register(&mut self, rd: u8, from: u8) {
-        match (place(rd), place(from)) {
+        match (self.place(rd), self.place(from)) {
             (Place::Slot(slot), Place::Zero) => self.asm.mov_imm_to_memory(Quad, slot, 0),
             (_, Place::Host(host)) => self.put(rd, host),
             _ => {
@@ -159,7 +159,7 @@ impl Lowering<'_> {
     fn arithmetic(&mut self, op: Alu, size: Size, i: &Instruction) {
         if size == Quad
             && i.rd == i.rs1
-            && let Place::Slot(slot) = place(i.rd)
+            && let Place::Slot(slot) = self.place(i.rd)
         {
             let b = self.get(i.rs2, RCX);
             return self.asm.alu_to_memory(op, Quad, slot, b);
@@ -207,7 +207,7 @@ impl Lowering<'_> {
     fn shift_immediate(&mut self, op: Shift, size: Size, i: &Instruction) {
         if size == Quad
             && i.rd == i.rs1
-            && let Place::Slot(slot) = place(i.rd)
+            && let Place::Slot(slot) = self.place(i.rd)
         {
             return self.asm.shift_imm(op, Quad, slot, i.imm as u8);
         }
@@ -551,7 +551,7 @@ impl Lowering<'_> {
         self.asm.zero(RDX);
         self.compare(i.rs2, 0);
         // Not `copy`: it would change the flags for `x0`, whose result is zero either way.
-        match place(i.rs1) {
+        match self.place(i.rs1) {
             Place::Zero => self.asm.mov_imm(RAX, 0),
             _ => self.copy(i.rs1, RAX),
         }

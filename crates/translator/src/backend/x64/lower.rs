@@ -10,9 +10,9 @@ use rvisor_isa::{Instruction, Op};
 
 use super::assembler::*;
 use super::float::{Extreme, Precision};
-use super::registers::{Place, place};
+use super::registers::{Assignment, Place};
 use super::thunks::Thunks;
-use crate::ir::{Node, Offset, Plan, Slot, Step, Superblock, effect};
+use crate::ir::{End, Holding, Node, Offset, Plan, Slot, Step, Superblock, effect};
 use crate::runtime::frame::Frame;
 use crate::runtime::site::Site;
 
@@ -74,6 +74,8 @@ pub(super) struct Cold {
     pub deferred: Vec<Instruction>,
     /// Registers whose upper halves are wrong, a bit for each.
     pub loose: u32,
+    /// Where registers are before and in the instruction, where that isn't as usual.
+    pub registers: Option<Box<[Assignment; 2]>>,
 }
 
 pub(super) enum ColdKind {
@@ -140,6 +142,12 @@ pub struct Lowering<'a> {
     loose: u32,
     /// Whether the current node's result may be one.
     is_loose: bool,
+    /// Where guest registers are in the current instruction, and where they were before it: its result may have got a
+    /// host register which doesn't hold it yet.
+    pub(super) assignment: Assignment,
+    pub(super) before: Assignment,
+    /// What is held where a trace starts, and loops; `None` if registers are where they always are.
+    pub(super) start: Option<Holding>,
     /// The looked-up address that `rcx` holds.
     pub(super) in_rcx: Option<Slot>,
     /// The first tier's code of the block.
@@ -207,6 +215,9 @@ pub fn lower(
         deferred: Vec::new(),
         loose: 0,
         is_loose: false,
+        assignment: Assignment::HOME,
+        before: Assignment::HOME,
+        start: second.and_then(|second| second.plan.allocation.as_ref()).map(|allocation| allocation.start),
         in_rcx: None,
         first_tier: second.map_or(0, |second| second.first_tier),
         marks: Vec::new(),
@@ -254,11 +265,15 @@ impl Lowering<'_> {
             self.node = *node;
         }
         self.marks.push(self.asm.position() as u32);
+        if block.end != End::Fall(self.entry) {
+            self.go_home();
+        }
         self.end(block.end);
     }
 
     /// The second tier: what the plan says of each node.
     fn trace(&mut self, block: &Superblock, plan: &Plan) {
+        self.go_to_start();
         for check in &plan.hoisted {
             self.check(check);
         }
@@ -270,6 +285,9 @@ impl Lowering<'_> {
             (self.index, self.node) = (number as u32, *node);
             if *step != Step::Plain {
                 self.page_relative = None;
+            }
+            for one in plan.allocation.iter().flat_map(|allocation| &allocation.moves[number]) {
+                self.move_in(one);
             }
             let in_rcx = self.in_rcx.take();
             self.is_loose = plan.loose.get(number).is_some_and(|loose| *loose);
@@ -295,7 +313,9 @@ impl Lowering<'_> {
             }
             self.deferred.retain(|(until, _)| *until != number);
             if !matches!(step, Step::Nothing | Step::Deferred(_)) {
-                self.loose &= !effect(&node.instruction).writes;
+                let writes = effect(&node.instruction).writes;
+                self.loose &= !writes;
+                self.wrote(writes);
             }
             if std::mem::take(&mut self.is_loose) {
                 self.loose |= 1 << node.instruction.rd;
@@ -311,9 +331,11 @@ impl Lowering<'_> {
             let result = self.result(register, RAX);
             self.asm.movsxd(result, value);
             self.put(register, result);
+            self.assignment.note_written(register);
         }
         for instruction in deferred {
             self.integer(instruction);
+            self.assignment.note_written(instruction.rd);
         }
     }
 
@@ -353,7 +375,7 @@ impl Lowering<'_> {
 
     /// `rd` = an offset from the page.
     pub(super) fn page_address(&mut self, rd: u8, offset: Offset) {
-        match place(rd) {
+        match self.place(rd) {
             Place::Zero => {}
             Place::Host(register) => {
                 self.asm.mov(Quad, register, Mem::new(RSP, super::control::PAGE));
@@ -371,10 +393,13 @@ impl Lowering<'_> {
     pub(super) fn interpret(&mut self) {
         let deferred: Vec<_> = self.deferred.drain(..).map(|(_, instruction)| instruction).collect();
         let loose = std::mem::take(&mut self.loose);
+        let after = std::mem::replace(&mut self.assignment, self.before);
         self.catch_up(&deferred, loose);
+        self.go_home();
         let thunk = self.thunks.interpret;
         self.asm.mov_imm(RDX, self.site().bits().into());
         self.asm.call_to(thunk);
+        self.come_back(after);
     }
 
     /// Adds cold code that leaves the current instruction to the interpreter and goes on at `back`.
@@ -387,7 +412,8 @@ impl Lowering<'_> {
     pub(super) fn add_cold(&mut self, kind: ColdKind) -> Label {
         let entry = self.asm.label();
         let deferred = self.deferred.iter().map(|(_, instruction)| *instruction).collect();
-        self.cold.push(Cold { entry, kind, deferred, loose: self.loose });
+        let registers = self.start.map(|_| Box::new([self.before, self.assignment]));
+        self.cold.push(Cold { entry, kind, deferred, loose: self.loose, registers });
         entry
     }
 
@@ -400,7 +426,7 @@ impl Lowering<'_> {
 
     /// A register that holds a guest register: its own, or `spare` after loading it.
     pub(super) fn get(&mut self, register: u8, spare: Reg) -> Reg {
-        match place(register) {
+        match self.place(register) {
             Place::Host(host) => host,
             _ => {
                 self.copy(register, spare);
@@ -411,7 +437,7 @@ impl Lowering<'_> {
 
     /// Copies a guest register. Changes flags.
     pub(super) fn copy(&mut self, register: u8, to: Reg) {
-        match place(register) {
+        match self.place(register) {
             Place::Zero => self.asm.zero(to),
             Place::Host(host) if host == to => {}
             Place::Host(host) => self.asm.mov(Quad, to, host),
@@ -421,7 +447,7 @@ impl Lowering<'_> {
 
     /// A guest register as an operand; `spare` stands in for `x0`.
     pub(super) fn operand(&mut self, register: u8, spare: Reg) -> Rm {
-        match place(register) {
+        match self.place(register) {
             Place::Zero => {
                 self.asm.zero(spare);
                 spare.into()
@@ -433,7 +459,7 @@ impl Lowering<'_> {
 
     /// Writes a guest register.
     pub(super) fn put(&mut self, register: u8, from: Reg) {
-        match place(register) {
+        match self.place(register) {
             Place::Zero => {}
             Place::Host(host) if host == from => {}
             Place::Host(host) => self.asm.mov(Quad, host, from),
@@ -443,7 +469,7 @@ impl Lowering<'_> {
 
     /// The register in which to compute `rd`: its own, or `spare`.
     pub(super) fn result(&self, rd: u8, spare: Reg) -> Reg {
-        match place(rd) {
+        match self.place(rd) {
             Place::Host(host) => host,
             _ => spare,
         }
@@ -462,25 +488,33 @@ impl Lowering<'_> {
         }
     }
 
-    fn write_cold(&mut self, Cold { entry, kind, deferred, loose }: Cold) {
+    fn write_cold(&mut self, Cold { entry, kind, deferred, loose, registers }: Cold) {
         self.asm.bind(entry);
-        if (!deferred.is_empty() || loose != 0) && kind.may_leave() {
-            // The address of an access is in `rax`.
-            self.asm.mov_to_memory(Quad, SCRATCH, RAX);
-            self.catch_up(&deferred, loose);
-            self.asm.mov(Quad, RAX, SCRATCH);
+        let [before, after] = registers.map_or([Assignment::HOME; 2], |registers| *registers);
+        self.set_assignment(if kind.may_leave() { before } else { after });
+        if kind.may_leave() {
+            if let ColdKind::Access { address, .. } = kind
+                && address != RAX
+            {
+                self.asm.mov(Quad, RAX, address);
+            }
+            if !deferred.is_empty() || loose != 0 {
+                // The address of an access is in `rax`.
+                self.asm.mov_to_memory(Quad, SCRATCH, RAX);
+                self.catch_up(&deferred, loose);
+                self.asm.mov(Quad, RAX, SCRATCH);
+            }
+            self.go_home();
         }
         match kind {
             ColdKind::Budget(target) => self.out_of_budget(target),
             ColdKind::EndSlice => self.end_slice(),
             ColdKind::Taken { target, charge } => self.goto(target, charge),
             ColdKind::Link { patch } => self.link_stub(patch),
-            ColdKind::Access { site, back, thunk, address, rd } => {
-                if address != RAX {
-                    self.asm.mov(Quad, RAX, address);
-                }
+            ColdKind::Access { site, back, thunk, rd, .. } => {
                 self.asm.mov_imm(RDX, site.bits().into());
                 self.asm.call_to(thunk);
+                self.come_back(after);
                 self.put(rd, RAX);
                 self.asm.jmp(back);
             }
@@ -495,6 +529,7 @@ impl Lowering<'_> {
             ColdKind::Interpret { site, back, thunk } => {
                 self.asm.mov_imm(RDX, site.bits().into());
                 self.asm.call_to(thunk);
+                self.come_back(after);
                 self.asm.jmp(back);
             }
             ColdKind::Step { site } => {

@@ -7,7 +7,7 @@ use rvisor_isa::{Instruction, Op};
 use super::assembler::*;
 use super::float::Precision;
 use super::lower::{ColdKind, Lowering};
-use super::registers::{FloatPlace, Place, float_place, place};
+use super::registers::{FloatPlace, Place, float_place};
 use crate::ir::{Access, Check, Node, Slot, access};
 use crate::runtime::frame::Frame;
 use crate::runtime::space::{TLB_ADDEND, TLB_ENTRIES, TLB_LOAD, TLB_STEP, TLB_STORE};
@@ -105,7 +105,7 @@ impl Lowering<'_> {
     }
 
     fn store_to(&mut self, rs2: u8, bytes: u8, to: Mem) {
-        match place(rs2) {
+        match self.place(rs2) {
             Place::Zero => self.asm.store_zero(bytes, to),
             _ => {
                 let value = self.get(rs2, RDX);
@@ -193,7 +193,7 @@ impl Lowering<'_> {
 
     /// The register that holds an effective address: the base's own where nothing is added, else `rax`.
     fn address_register(&mut self, base: u8, displacement: i32) -> Reg {
-        match place(base) {
+        match self.place(base) {
             Place::Host(host) if displacement == 0 => host,
             _ => {
                 self.address(base, displacement);
@@ -204,7 +204,7 @@ impl Lowering<'_> {
 
     /// `rax` = effective address.
     pub(super) fn address(&mut self, base: u8, displacement: i32) {
-        match place(base) {
+        match self.place(base) {
             Place::Zero => self.asm.mov_imm(RAX, displacement as i64 as u64),
             Place::Host(host) if displacement == 0 => self.asm.mov(Quad, RAX, host),
             Place::Host(host) => self.asm.lea(Quad, RAX, Mem::new(host, displacement)),

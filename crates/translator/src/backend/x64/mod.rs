@@ -7,6 +7,7 @@ mod float;
 mod integer;
 pub mod lower;
 mod memory;
+mod moves;
 pub mod placement;
 pub mod registers;
 pub mod system;

@@ -5,7 +5,7 @@ use rvisor_isa::Instruction;
 
 use super::super::assembler::*;
 use super::super::lower::Lowering;
-use super::super::registers::{FloatPlace, Place, float_place, place};
+use super::super::registers::{FloatPlace, Place, float_place};
 use super::{PXOR, Precision, XMM0, XMM1};
 
 const PAND: u8 = 0xdb;
@@ -81,7 +81,7 @@ impl Lowering<'_> {
 
     pub(super) fn move_from_integer(&mut self, i: &Instruction, precision: Precision) {
         self.check_float();
-        if precision == Precision::Double && place(i.rs1) != Place::Zero {
+        if precision == Precision::Double && self.place(i.rs1) != Place::Zero {
             let source = self.get(i.rs1, RAX);
             self.float_put_integer(i.rd, source);
         } else if precision == Precision::Double {
