@@ -89,11 +89,47 @@ pub fn effect(i: &Instruction) -> Effect {
         | Op::FsgnjxS
         | Op::FsgnjxD
         | Op::FcvtSD
-        | Op::FcvtDS => of(0, 0, true),
-        Op::FeqS | Op::FeqD | Op::FltS | Op::FltD | Op::FleS | Op::FleD | Op::FmvXD | Op::FmvXW => {
-            of(0, bit(i.rd), true)
-        }
-        Op::FmvDX | Op::FmvWX | Op::FcvtDW | Op::FcvtDL | Op::FcvtSW | Op::FcvtSL => of(bit(i.rs1), 0, true),
+        | Op::FcvtDS
+        | Op::FsqrtS
+        | Op::FsqrtD
+        | Op::FroundS
+        | Op::FroundD
+        | Op::FroundnxS
+        | Op::FroundnxD
+        | Op::FliS
+        | Op::FliD => of(0, 0, true),
+        Op::FeqS
+        | Op::FeqD
+        | Op::FltS
+        | Op::FltD
+        | Op::FleS
+        | Op::FleD
+        | Op::FltqS
+        | Op::FltqD
+        | Op::FleqS
+        | Op::FleqD
+        | Op::FmvXD
+        | Op::FmvXW
+        | Op::FclassS
+        | Op::FclassD
+        | Op::FcvtWS
+        | Op::FcvtWD
+        | Op::FcvtWuS
+        | Op::FcvtWuD
+        | Op::FcvtLS
+        | Op::FcvtLD
+        | Op::FcvtLuS
+        | Op::FcvtLuD => of(0, bit(i.rd), true),
+        Op::FmvDX
+        | Op::FmvWX
+        | Op::FcvtDW
+        | Op::FcvtDWu
+        | Op::FcvtDL
+        | Op::FcvtDLu
+        | Op::FcvtSW
+        | Op::FcvtSWu
+        | Op::FcvtSL
+        | Op::FcvtSLu => of(bit(i.rs1), 0, true),
         _ => Effect { reads: ALL, writes: ALL, leaves: true, is_barrier: true },
     }
 }
