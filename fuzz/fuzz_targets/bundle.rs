@@ -2,26 +2,39 @@
 //! Bundles of the type-1 home: any bytes are read or refused, and what is written is read back.
 
 use libfuzzer_sys::fuzz_target;
-use rvisor_machine::bundle::{BundledGuest, read, write};
+use rvisor_machine::bundle::{Attachment, Bundle, BundledGuest, DiskRange, Settings, read, write};
 
-fuzz_target!(|input: (&[u8], Vec<(&str, u64, u32, u32, &[u8], &[u8], &str)>)| {
-    let (file, guests) = input;
-    if let Ok(guests) = read(file) {
-        assert_eq!(read(&write(&guests).expect("what was read is sound")), Ok(guests));
+type Numbers = (u64, u32, u32, u32, u64);
+type Devices = (Option<(u64, u64, bool)>, Option<(u32, [u8; 6])>, bool, bool);
+
+fuzz_target!(|input: (&[u8], (u32, bool, Option<u32>), Vec<(&str, Numbers, Devices, &[u8], &[u8], &str)>)| {
+    let (file, (slice, prefix, uplink), guests) = input;
+    if let Ok(bundle) = read(file) {
+        assert_eq!(read(&write(&bundle).expect("what was read is sound")), Ok(bundle));
     }
-    let guests: Vec<_> = guests
+    let guests = guests
         .into_iter()
-        .map(|(name, memory, harts, weight, kernel, initrd, command_line)| BundledGuest {
-            name,
-            memory,
-            harts,
-            weight,
-            kernel,
-            initrd: (!initrd.is_empty()).then_some(initrd),
-            command_line,
+        .map(|(name, numbers, devices, kernel, initrd, command_line)| {
+            let (memory, harts, weight, cap, affinity) = numbers;
+            let (disk, network, autostart, bare) = devices;
+            BundledGuest {
+                memory,
+                harts,
+                weight,
+                cap,
+                affinity,
+                autostart,
+                bare,
+                disk: disk.map(|(start, sectors, read_only)| DiskRange { start, sectors, read_only }),
+                network: network.map(|(network, mac)| Attachment { network, mac }),
+                initrd: (!initrd.is_empty()).then_some(initrd),
+                command_line,
+                ..BundledGuest::new(name, kernel)
+            }
         })
         .collect();
-    if let Ok(file) = write(&guests) {
-        assert_eq!(read(&file), Ok(guests));
+    let bundle = Bundle { settings: Settings { slice, prefix, uplink }, guests };
+    if let Ok(file) = write(&bundle) {
+        assert_eq!(read(&file), Ok(bundle));
     }
 });

@@ -1,13 +1,15 @@
-//! The *bundle*: what the type-1 home runs, in one file. Kernels, initial RAM disks, command lines and sizes of its
-//! guests.
+//! The *bundle*: what the type-1 home runs, in one file. Kernels, initial RAM disks, command lines, sizes and shares of
+//! its guests.
 //!
 //! ```text
-//! header   magic "RVBUNDLE", version, number of guests, length of the file, CRC-32 of the records
+//! header   magic "RVBUNDLE", version, number of guests, length of the file, CRC-32 of settings and records
+//! settings of the monitor
 //! records  one for each guest
 //! pieces   kernels, initrds and command lines, each at a multiple of 8 bytes
 //! ```
 //!
-//! All numbers are little-endian. Readers check every length and checksum, and that no two guests have one name.
+//! All numbers are little-endian. Readers check every length and checksum, that no two guests have one name, and that no
+//! guest can write to another's part of the disk.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,11 +21,13 @@ use crate::MAX_HARTS;
 /// First bytes of a bundle.
 pub const MAGIC: &[u8; 8] = b"RVBUNDLE";
 /// The version that this code reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of the header.
 const HEADER: usize = 32;
+/// Bytes of the settings.
+const SETTINGS: usize = 16;
 /// Bytes of a record.
-const RECORD: usize = 120;
+const RECORD: usize = 168;
 /// Bytes of a guest's name at most.
 const NAME: usize = 32;
 /// Guests in one bundle at most.
@@ -36,6 +40,10 @@ pub const LEAST_MEMORY: u64 = 16 << 20;
 pub const MOST_MEMORY: u64 = 1 << 40;
 /// Weights are from 1 to this.
 pub const MAX_WEIGHT: u32 = 10_000;
+/// Networks are numbered from 0 to one less than this.
+pub const MAX_NETWORKS: u32 = 8;
+/// The longest slice, in milliseconds.
+pub const MAX_SLICE: u32 = 1000;
 
 /// Why a bundle can't be read or written.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -74,6 +82,83 @@ pub enum BundleError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Two guests on the same sectors.
+    #[error("guests {0:?} and {1:?} have disk ranges that overlap; move one, or make both read-only")]
+    Overlap(String, String),
+    /// Two guests on one network with one address.
+    #[error("guests {0:?} and {1:?} have the same network address; change one")]
+    SameAddress(String, String),
+    /// A setting of the monitor.
+    #[error("{0}")]
+    Setting(&'static str),
+}
+
+/// What the monitor itself is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Milliseconds that a virtual hart runs at most before others get their turn.
+    pub slice: u32,
+    /// Whether lines on the console begin with the guest's name where there are several guests.
+    pub prefix: bool,
+    /// The network that the physical card belongs to.
+    pub uplink: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { slice: 5, prefix: true, uplink: None }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), BundleError> {
+        if !(1..=MAX_SLICE).contains(&self.slice) {
+            return Err(BundleError::Setting("the slice must be from 1 to 1000 ms"));
+        }
+        if self.uplink.is_some_and(|network| network >= MAX_NETWORKS) {
+            return Err(BundleError::Setting("there are 8 networks at most"));
+        }
+        Ok(())
+    }
+}
+
+/// A range of the physical disk, in sectors of 512 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskRange {
+    /// First sector.
+    pub start: u64,
+    /// Number of sectors; zero stands for all that follow.
+    pub sectors: u64,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
+impl DiskRange {
+    fn end(&self) -> u64 {
+        if self.sectors == 0 { u64::MAX } else { self.start.saturating_add(self.sectors) }
+    }
+
+    fn conflicts(&self, other: &Self) -> bool {
+        !(self.read_only && other.read_only) && self.start < other.end() && other.start < self.end()
+    }
+}
+
+/// A place on a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// Which network.
+    pub network: u32,
+    /// Hardware address.
+    pub mac: [u8; 6],
+}
+
+/// Everything in a bundle.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bundle<'a> {
+    /// The monitor's settings.
+    pub settings: Settings,
+    /// The guests.
+    pub guests: Vec<BundledGuest<'a>>,
 }
 
 /// One guest of a bundle.
@@ -87,12 +172,46 @@ pub struct BundledGuest<'a> {
     pub harts: u32,
     /// Share of the processors, beside those of other guests.
     pub weight: u32,
-    /// A Linux `Image`.
+    /// Percent of one physical hart that all its harts together get at most, even of idle ones; zero for no limit.
+    pub cap: u32,
+    /// Physical harts that it may run on, one bit for each; zero for all.
+    pub affinity: u64,
+    /// Whether it starts by itself.
+    pub autostart: bool,
+    /// Its disk.
+    pub disk: Option<DiskRange>,
+    /// Its network card.
+    pub network: Option<Attachment>,
+    /// Whether `kernel` is a bare program, raw or ELF, instead of a Linux `Image`.
+    pub bare: bool,
+    /// What it starts, in S-mode.
     pub kernel: &'a [u8],
     /// Initial RAM disk.
     pub initrd: Option<&'a [u8]>,
     /// Kernel command line.
     pub command_line: &'a str,
+}
+
+impl<'a> BundledGuest<'a> {
+    /// A guest with these two and nothing special: 256 MiB, one hart, no disk, no network.
+    #[must_use]
+    pub const fn new(name: &'a str, kernel: &'a [u8]) -> Self {
+        Self {
+            name,
+            memory: 256 << 20,
+            harts: 1,
+            weight: 100,
+            cap: 0,
+            affinity: 0,
+            autostart: true,
+            disk: None,
+            network: None,
+            bare: false,
+            kernel,
+            initrd: None,
+            command_line: "",
+        }
+    }
 }
 
 impl BundledGuest<'_> {
@@ -109,6 +228,19 @@ impl BundledGuest<'_> {
             ),
             ((1..=MAX_HARTS as u32).contains(&self.harts), "harts must be from 1 to 64"),
             ((1..=MAX_WEIGHT).contains(&self.weight), "weight must be from 1 to 10000"),
+            (self.cap <= 100 * MAX_HARTS as u32, "cap must be from 1 to 6400 percent of a hart"),
+            (
+                self.disk.is_none_or(|disk| disk.start.checked_add(disk.sectors).is_some()),
+                "its disk is too large",
+            ),
+            (
+                self.network.is_none_or(|network| network.network < MAX_NETWORKS),
+                "there are 8 networks at most",
+            ),
+            (
+                self.network.is_none_or(|network| network.mac[0] & 1 == 0),
+                "its network address is a group's; clear the lowest bit of the first byte",
+            ),
             (!self.kernel.is_empty(), "the kernel is empty"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
@@ -123,31 +255,57 @@ impl BundledGuest<'_> {
     }
 }
 
-fn check_all(guests: &[BundledGuest<'_>]) -> Result<(), BundleError> {
+fn check_all(bundle: &Bundle<'_>) -> Result<(), BundleError> {
+    bundle.settings.check()?;
+    let guests = &bundle.guests;
     if guests.is_empty() || guests.len() > MAX_GUESTS {
         return Err(BundleError::Guests(guests.len()));
     }
     for (index, guest) in guests.iter().enumerate() {
         guest.check()?;
-        if guests[..index].iter().any(|other| other.name == guest.name) {
-            return Err(BundleError::Twice(guest.name.into()));
-        }
+        guests[..index].iter().try_for_each(|other| check_pair(other, guest))?;
     }
     Ok(())
 }
 
+/// What two guests of one bundle may not have in common.
+fn check_pair(one: &BundledGuest<'_>, other: &BundledGuest<'_>) -> Result<(), BundleError> {
+    let names = || (String::from(one.name), String::from(other.name));
+    if one.name == other.name {
+        return Err(BundleError::Twice(one.name.into()));
+    }
+    if one.disk.zip(other.disk).is_some_and(|(one, other)| one.conflicts(&other)) {
+        let (one, other) = names();
+        return Err(BundleError::Overlap(one, other));
+    }
+    if one.network.is_some() && one.network == other.network {
+        let (one, other) = names();
+        return Err(BundleError::SameAddress(one, other));
+    }
+    Ok(())
+}
+
+/// Bits of a record's flags.
+mod flag {
+    pub const AUTOSTART: u32 = 1 << 0;
+    pub const BARE: u32 = 1 << 1;
+    pub const DISK: u32 = 1 << 2;
+    pub const READ_ONLY: u32 = 1 << 3;
+    pub const NETWORK: u32 = 1 << 4;
+}
+
 /// Writes a bundle.
-pub fn write(guests: &[BundledGuest<'_>]) -> Result<Vec<u8>, BundleError> {
-    check_all(guests)?;
+pub fn write(bundle: &Bundle<'_>) -> Result<Vec<u8>, BundleError> {
+    check_all(bundle)?;
+    let Bundle { settings, guests } = bundle;
     let mut records = Vec::new();
-    let mut end = HEADER + guests.len() * RECORD;
+    records.extend(settings.slice.to_le_bytes());
+    records.extend(u32::from(settings.prefix).to_le_bytes());
+    records.extend(settings.uplink.unwrap_or(u32::MAX).to_le_bytes());
+    records.extend([0; 4]);
+    let mut end = HEADER + SETTINGS + guests.len() * RECORD;
     for guest in guests {
-        let mut name = [0; NAME];
-        name[..guest.name.len()].copy_from_slice(guest.name.as_bytes());
-        records.extend(name);
-        records.extend(guest.memory.to_le_bytes());
-        records.extend(guest.harts.to_le_bytes());
-        records.extend(guest.weight.to_le_bytes());
+        write_record(&mut records, guest);
         for piece in guest.pieces() {
             records.extend((end as u64).to_le_bytes());
             records.extend((piece.len() as u64).to_le_bytes());
@@ -169,8 +327,34 @@ pub fn write(guests: &[BundledGuest<'_>]) -> Result<Vec<u8>, BundleError> {
     Ok(file)
 }
 
+fn write_record(records: &mut Vec<u8>, guest: &BundledGuest<'_>) {
+    let mut name = [0; NAME];
+    name[..guest.name.len()].copy_from_slice(guest.name.as_bytes());
+    let disk = guest.disk.unwrap_or(DiskRange { start: 0, sectors: 0, read_only: false });
+    let card = guest.network.unwrap_or(Attachment { network: 0, mac: [0; 6] });
+    let flags = [
+        (guest.autostart, flag::AUTOSTART),
+        (guest.bare, flag::BARE),
+        (guest.disk.is_some(), flag::DISK),
+        (disk.read_only, flag::READ_ONLY),
+        (guest.network.is_some(), flag::NETWORK),
+    ];
+    let flags = flags.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
+    records.extend(name);
+    records.extend(guest.memory.to_le_bytes());
+    for number in [guest.harts, guest.weight, guest.cap, flags] {
+        records.extend(number.to_le_bytes());
+    }
+    for number in [guest.affinity, disk.start, disk.sectors] {
+        records.extend(number.to_le_bytes());
+    }
+    records.extend(u64::from(card.network).to_le_bytes());
+    records.extend(card.mac);
+    records.extend([0; 2]);
+}
+
 /// Reads a bundle, all of `file`.
-pub fn read(file: &[u8]) -> Result<Vec<BundledGuest<'_>>, BundleError> {
+pub fn read(file: &[u8]) -> Result<Bundle<'_>, BundleError> {
     if !file.starts_with(MAGIC) {
         return Err(BundleError::Unknown);
     }
@@ -192,21 +376,30 @@ pub fn read(file: &[u8]) -> Result<Vec<BundledGuest<'_>>, BundleError> {
     if count == 0 || count > MAX_GUESTS {
         return Err(BundleError::Guests(count));
     }
-    let records = file.get(HEADER..HEADER + count * RECORD).ok_or(BundleError::Damaged("its records"))?;
+    let end = HEADER + SETTINGS + count * RECORD;
+    let records = file.get(HEADER..end).ok_or(BundleError::Damaged("its records"))?;
     if u64::from(crc32fast::hash(records)) != word(file, 24) {
         return Err(BundleError::Damaged("its records' checksum"));
     }
-    let guests: Vec<_> =
+    let (settings, records) = records.split_at(SETTINGS);
+    let uplink = word(settings, 8) as u32;
+    let settings = Settings {
+        slice: word(settings, 0) as u32,
+        prefix: word(settings, 0) >> 32 != 0,
+        uplink: (uplink != u32::MAX).then_some(uplink),
+    };
+    let guests =
         records.chunks_exact(RECORD).map(|record| read_record(file, record)).collect::<Result<_, _>>()?;
-    check_all(&guests)?;
-    Ok(guests)
+    let bundle = Bundle { settings, guests };
+    check_all(&bundle)?;
+    Ok(bundle)
 }
 
 fn read_record<'a>(file: &'a [u8], record: &'a [u8]) -> Result<BundledGuest<'a>, BundleError> {
     let name = record[..NAME].split(|byte| *byte == 0).next().unwrap_or_default();
     let text = |bytes| core::str::from_utf8(bytes).map_err(|_| BundleError::Damaged("text"));
     let piece = |index: usize| -> Result<&'a [u8], BundleError> {
-        let at = NAME + 16 + 24 * index;
+        let at = RECORD - 72 + 24 * index;
         let [offset, length, checksum] = [0, 8, 16].map(|field| word(record, at + field));
         let end = offset.checked_add(length).filter(|end| *end <= file.len() as u64);
         let end = end.ok_or(BundleError::Damaged("a piece lies outside"))?;
@@ -217,12 +410,26 @@ fn read_record<'a>(file: &'a [u8], record: &'a [u8]) -> Result<BundledGuest<'a>,
             Err(BundleError::Damaged("a piece's checksum"))
         }
     };
+    let field = |index: usize| word(record, NAME + 8 * index);
+    let flags = (field(2) >> 32) as u32;
+    let has = |flag| flags & flag != 0;
+    let mac = core::array::from_fn(|byte| record[NAME + 56 + byte]);
     let initrd = piece(1)?;
     Ok(BundledGuest {
         name: text(name)?,
-        memory: word(record, NAME),
-        harts: word(record, NAME + 8) as u32,
-        weight: (word(record, NAME + 8) >> 32) as u32,
+        memory: field(0),
+        harts: field(1) as u32,
+        weight: (field(1) >> 32) as u32,
+        cap: field(2) as u32,
+        affinity: field(3),
+        autostart: has(flag::AUTOSTART),
+        disk: has(flag::DISK).then(|| DiskRange {
+            start: field(4),
+            sectors: field(5),
+            read_only: has(flag::READ_ONLY),
+        }),
+        network: has(flag::NETWORK).then(|| Attachment { network: field(6) as u32, mac }),
+        bare: has(flag::BARE),
         kernel: piece(0)?,
         initrd: (!initrd.is_empty()).then_some(initrd),
         command_line: text(piece(2)?)?,
@@ -242,25 +449,37 @@ mod tests {
 
     fn guest(name: &str) -> BundledGuest<'_> {
         BundledGuest {
-            name,
             memory: 64 << 20,
             harts: 2,
-            weight: 100,
-            kernel: b"a kernel",
+            cap: 50,
+            affinity: 5,
             initrd: Some(b"a disk in memory"),
             command_line: "console=hvc0",
+            ..BundledGuest::new(name, b"a kernel")
         }
+    }
+
+    fn bundle(guests: &[BundledGuest<'static>]) -> Bundle<'static> {
+        Bundle { settings: Settings::default(), guests: guests.to_vec() }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let guests = [guest("one"), BundledGuest { initrd: None, command_line: "", ..guest("two") }];
-        assert_eq!(read(&write(&guests).unwrap()).unwrap(), guests);
+        let disk = |start, read_only| Some(DiskRange { start, sectors: 2048, read_only });
+        let card = |last| Some(Attachment { network: 3, mac: [2, 0, 0, 0, 0, last] });
+        let guests = [
+            BundledGuest { disk: disk(8, false), network: card(1), ..guest("one") },
+            BundledGuest { initrd: None, command_line: "", disk: disk(2056, true), ..guest("two") },
+            BundledGuest { autostart: false, bare: true, network: card(2), ..guest("three") },
+        ];
+        let settings = Settings { slice: 20, prefix: false, uplink: Some(3) };
+        let bundle = Bundle { settings, guests: guests.to_vec() };
+        assert_eq!(read(&write(&bundle).unwrap()).unwrap(), bundle);
     }
 
     #[test]
     fn truncated_bundle_is_refused() {
-        let file = write(&[guest("one")]).unwrap();
+        let file = write(&bundle(&[guest("one")])).unwrap();
         assert!((0..file.len()).all(|length| read(&file[..length]).is_err()));
         let longer = [&file[..], &[0]].concat();
         assert_eq!(read(&longer), Err(BundleError::Damaged("it is longer than it says")));
@@ -268,8 +487,8 @@ mod tests {
 
     #[test]
     fn every_damaged_byte_that_counts_is_noticed() {
-        let file = write(&[guest("one"), guest("two")]).unwrap();
-        let padding = |at: usize| file[at] == 0 && at >= HEADER + 2 * RECORD;
+        let file = write(&bundle(&[guest("one"), guest("two")])).unwrap();
+        let padding = |at: usize| file[at] == 0 && at >= HEADER + SETTINGS + 2 * RECORD;
         for at in (0..file.len()).filter(|at| !padding(*at)) {
             let mut damaged = file.clone();
             damaged[at] ^= 0x10;
@@ -279,15 +498,14 @@ mod tests {
 
     #[test]
     fn other_version_is_named() {
-        let mut file = write(&[guest("one")]).unwrap();
+        let mut file = write(&bundle(&[guest("one")])).unwrap();
         file[8] = 9;
         assert_eq!(read(&file), Err(BundleError::Version(9)));
     }
 
     #[test]
     fn numbers_and_names_out_of_range_are_refused() {
-        let refused =
-            |guest: BundledGuest<'_>| assert!(write(core::slice::from_ref(&guest)).is_err(), "{guest:?}");
+        let refused = |guest: BundledGuest<'static>| assert!(write(&bundle(&[guest])).is_err());
         refused(guest(""));
         refused(guest("a b"));
         refused(guest("an endless name, really, for a guest"));
@@ -296,8 +514,50 @@ mod tests {
         refused(BundledGuest { harts: 0, ..guest("x") });
         refused(BundledGuest { harts: 65, ..guest("x") });
         refused(BundledGuest { weight: 0, ..guest("x") });
+        refused(BundledGuest { cap: 6401, ..guest("x") });
         refused(BundledGuest { kernel: b"", ..guest("x") });
-        assert_eq!(write(&[]), Err(BundleError::Guests(0)));
-        assert_eq!(write(&[guest("x"), guest("x")]), Err(BundleError::Twice("x".into())));
+        let endless = DiskRange { start: 2, sectors: u64::MAX, read_only: true };
+        refused(BundledGuest { disk: Some(endless), ..guest("x") });
+        refused(BundledGuest { network: Some(Attachment { network: 8, mac: [0; 6] }), ..guest("x") });
+        refused(BundledGuest { network: Some(Attachment { network: 0, mac: [1; 6] }), ..guest("x") });
+        assert_eq!(write(&bundle(&[])), Err(BundleError::Guests(0)));
+        assert_eq!(write(&bundle(&[guest("x"), guest("x")])), Err(BundleError::Twice("x".into())));
+        for settings in [
+            Settings { slice: 0, ..Settings::default() },
+            Settings { slice: 1001, ..Settings::default() },
+            Settings { uplink: Some(8), ..Settings::default() },
+        ] {
+            let bundle = Bundle { settings, guests: alloc::vec![guest("x")] };
+            assert!(matches!(write(&bundle), Err(BundleError::Setting(_))));
+        }
+    }
+
+    #[test]
+    fn guests_share_sectors_only_to_read() {
+        let pair = |one: DiskRange, other: DiskRange| {
+            let one = BundledGuest { disk: Some(one), ..guest("one") };
+            write(&bundle(&[one, BundledGuest { disk: Some(other), ..guest("two") }]))
+        };
+        let range = |start, sectors, read_only| DiskRange { start, sectors, read_only };
+        assert!(pair(range(0, 8, false), range(8, 8, false)).is_ok());
+        assert!(pair(range(0, 8, true), range(4, 0, true)).is_ok());
+        for (one, other) in [
+            (range(0, 9, false), range(8, 8, false)),
+            (range(4, 1, true), range(0, 8, false)),
+            (range(0, 0, false), range(1 << 40, 8, true)),
+        ] {
+            assert_eq!(pair(one, other), Err(BundleError::Overlap("one".into(), "two".into())));
+        }
+    }
+
+    #[test]
+    fn two_cards_of_a_network_have_two_addresses() {
+        let card = |network| Some(Attachment { network, mac: [2, 0, 0, 0, 0, 1] });
+        let write = |one, two| {
+            let one = BundledGuest { network: card(one), ..guest("one") };
+            write(&bundle(&[one, BundledGuest { network: card(two), ..guest("two") }]))
+        };
+        assert_eq!(write(1, 1), Err(BundleError::SameAddress("one".into(), "two".into())));
+        assert!(write(1, 2).is_ok());
     }
 }

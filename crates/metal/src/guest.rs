@@ -3,18 +3,21 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rvisor_machine::boot::{BootError, Placed, Program};
+use rvisor_machine::boot::{BootError, Program};
 use rvisor_machine::bundle::BundledGuest;
 use rvisor_machine::memory_map::RAM_BASE;
-use rvisor_machine::{Backends, PowerRequest, TranslationMode, VirtualHart, Vm, VmConfig};
-use rvisor_waist::{Clock, GuestMemory};
+use rvisor_machine::{Backends, PowerRequest, SlotBuilder, TranslationMode, VirtualHart, Vm, VmConfig};
+use rvisor_waist::{Clock, ConsoleBackend, GuestMemory};
+use thiserror::Error;
 
 use crate::arch::Partition;
+use crate::backend::Served;
 use crate::engine::Statistics;
-use crate::queue::TaskId;
+use crate::queue::{GroupId, TaskId};
 use crate::shadow::Shadow;
-use crate::terminal::Terminal;
+use crate::stuck::Watch;
 
 /// A virtual hart with what the engine keeps for it.
 pub struct Task {
@@ -24,6 +27,27 @@ pub struct Task {
     pub shadow: Shadow,
     /// What its time went to.
     pub statistics: Statistics,
+    /// Whether it gets anywhere.
+    pub watch: Watch,
+}
+
+/// Why a guest can't be switched on.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Too little memory.
+    #[error("it needs {} MiB of memory, {} are left; stop another guest or give it less", need >> 20, left >> 20)]
+    Memory {
+        /// What it may use at most.
+        need: u64,
+        /// What no guest was promised.
+        left: u64,
+    },
+    /// Its files.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// It is on.
+    #[error("it is on already")]
+    On,
 }
 
 /// One guest.
@@ -34,50 +58,84 @@ pub struct Guest {
     pub vm: Vm<Partition>,
     /// Its tasks, by hart id.
     pub tasks: Vec<TaskId>,
-    placed: Placed<'static>,
+    /// Its group in the queue.
+    pub group: GroupId,
+    /// What its virtio slots have, where the home serves it.
+    pub served: Vec<Option<Served>>,
+    /// Whether it is on.
+    pub is_on: AtomicBool,
+    /// Since when, in ticks.
+    pub since: AtomicU64,
+    /// Extensions that the hardware hasn't got.
+    lacking: &'static [&'static str],
+}
+
+/// Places of a guest in the home.
+pub struct Places {
+    /// Its tasks, by hart id.
+    pub tasks: Vec<TaskId>,
+    /// Its group in the queue.
+    pub group: GroupId,
 }
 
 impl Guest {
-    /// Makes the machine of a guest, switched off. `lacking` are the extensions that the hardware hasn't got; `tasks`
-    /// are the places of its harts in the queue.
+    /// Makes the machine of a guest, switched off. `lacking` are the extensions that the hardware hasn't got.
     pub fn new(
         bundled: BundledGuest<'static>,
-        memory: Partition,
+        memory: Arc<Partition>,
         clock: Arc<dyn Clock>,
-        terminal: &Arc<Terminal>,
-        index: usize,
+        console: [Box<dyn ConsoleBackend>; 2],
+        slots: Vec<(SlotBuilder<Partition>, Option<Served>)>,
         lacking: &'static [&'static str],
-        tasks: Vec<TaskId>,
-    ) -> Result<Self, BootError> {
+        places: Places,
+    ) -> Self {
         let config = VmConfig {
             harts: bundled.harts as usize,
             machine_mode: false,
             // The shadow tables are Sv39.
             translation: TranslationMode::Sv39,
         };
-        let backends =
-            Backends { serial: terminal.port(index), sbi_console: terminal.port(index), virtio: Vec::new() };
-        let program = Program::Linux {
-            kernel: bundled.kernel,
-            initrd: bundled.initrd,
-            command_line: bundled.command_line,
-        };
-        let ram = RAM_BASE..RAM_BASE.offset(bundled.memory);
-        let placed = program.place_lacking(&config, &ram, &[], lacking)?;
-        let vm = Vm::new(config, Arc::new(memory), clock, backends);
-        Ok(Self { bundled, vm, tasks, placed })
+        let (virtio, served) = slots.into_iter().unzip();
+        let [serial, sbi_console] = console;
+        let vm = Vm::new(config, memory, clock, Backends { serial, sbi_console, virtio });
+        let Places { tasks, group } = places;
+        let (is_on, since) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { bundled, vm, tasks, group, served, is_on, since, lacking }
     }
 
-    /// Switches the machine on: clears its memory, loads the kernel, and gives its harts.
-    pub fn power_on(&self) -> Result<Vec<VirtualHart>, BootError> {
-        self.vm.reset();
-        let ram = self.vm.memory().range();
-        // All of it is there.
-        let _ = self.vm.memory().zero(ram.start, ram.end.0 - ram.start.0);
+    /// Switches the machine on: with empty memory, loads the kernel, and gives its harts. All its harts are off, and no
+    /// shadow table maps its memory. `seed` is for the kernel's random numbers; `left` is what no guest was promised.
+    pub fn power_on(&self, seed: &[u8], left: impl FnOnce() -> u64) -> Result<Vec<VirtualHart>, StartError> {
+        let BundledGuest { kernel, initrd, command_line, .. } = self.bundled;
+        let program = if self.bundled.bare {
+            Program::Supervisor { program: kernel, initrd, command_line }
+        } else {
+            Program::Linux { kernel, initrd, command_line }
+        };
+        let ram = RAM_BASE..RAM_BASE.offset(self.bundled.memory);
+        let placed = program.place_lacking(self.vm.config(), &ram, seed, self.lacking)?;
+        self.power_off();
+        if !self.vm.memory().reserve() {
+            return Err(StartError::Memory { need: self.bundled.memory, left: left() });
+        }
         let mut harts: Vec<_> =
             (0..self.vm.harts().len()).map(|index| VirtualHart::new(index, &self.vm)).collect();
-        self.placed.load(&self.vm, &mut harts)?;
+        placed.load(&self.vm, &mut harts)?;
+        self.is_on.store(true, Ordering::SeqCst);
         Ok(harts)
+    }
+
+    /// Resets the devices, which then have nothing on the way, and gives the memory back.
+    pub fn power_off(&self) {
+        self.is_on.store(false, Ordering::SeqCst);
+        self.vm.reset();
+        self.vm.memory().release();
+    }
+
+    /// Bytes of machine memory that it has, and how many it may have.
+    pub fn memory(&self) -> (u64, u64) {
+        let range = self.vm.memory().range();
+        (self.vm.memory().resident(), range.end.0 - range.start.0)
     }
 
     /// Lets `wake` be called with a task when it is to look around.
@@ -87,9 +145,14 @@ impl Guest {
         }
     }
 
+    /// The slot that has a device.
+    pub fn slot(&self, device: Served) -> Option<u32> {
+        self.served.iter().position(|served| *served == Some(device)).map(|slot| slot as u32)
+    }
+
     /// How the guest ended, in words.
-    pub fn ending(&self) -> &'static str {
-        match self.vm.power_requested() {
+    pub fn ending(request: Option<PowerRequest>) -> &'static str {
+        match request {
             Some(PowerRequest::Reset) => "restarts",
             Some(PowerRequest::Fail(_)) => "reported a failure",
             _ => "powered off",

@@ -14,10 +14,16 @@ extern crate alloc;
 
 pub mod address;
 pub mod arch;
+pub mod backend;
+#[cfg(target_os = "none")]
+pub mod driver;
 pub mod engine;
 pub mod guest;
 #[cfg(target_os = "none")]
+mod hardware;
+#[cfg(target_os = "none")]
 mod home;
+pub mod monitor;
 pub mod platform;
 pub mod processor;
 pub mod pte;
@@ -26,6 +32,7 @@ pub mod regions;
 #[cfg(target_os = "none")]
 mod setup;
 pub mod shadow;
+pub mod stuck;
 pub mod terminal;
 #[cfg(test)]
 mod testing;

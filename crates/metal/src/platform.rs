@@ -91,6 +91,43 @@ impl<'a> Platform<'a> {
             .take(MAX_PHYSICAL_HARTS)
     }
 
+    /// Registers of the interrupt controller, and the number of the context of this hart's S-mode.
+    #[must_use]
+    pub fn plic(&self, hart: u64) -> Option<(Range<MachineAddress>, u32)> {
+        const SUPERVISOR_EXTERNAL: u32 = 9;
+        let plic = self.tree.find_compatible(&["sifive,plic-1.0.0", "riscv,plic0"])?;
+        let controller = self.interrupt_controller(hart)?;
+        let contexts = plic.property("interrupts-extended")?.value;
+        let (contexts, _) = contexts.as_chunks::<8>();
+        let is_ours = |context: &[u8; 8]| {
+            let cell = |at: usize| u32::from_be_bytes(core::array::from_fn(|byte| context[at + byte]));
+            (cell(0), cell(4)) == (controller, SUPERVISOR_EXTERNAL)
+        };
+        Some((ranges(&plic).next()?, contexts.iter().position(is_ours)? as u32))
+    }
+
+    /// The phandle of a hart's own interrupt controller.
+    fn interrupt_controller(&self, hart: u64) -> Option<u32> {
+        let mut harts = self.tree.find_node("/cpus")?.children();
+        let id = |node: &FdtNode<'_, '_>| Some(node.property("reg")?.as_usize()? as u64);
+        let node = harts.find(|node| node.name.starts_with("cpu@") && id(node) == Some(hart))?;
+        let mut children = node.children();
+        let controller = children.find(|node| node.property("interrupt-controller").is_some())?;
+        Some(controller.property("phandle")?.as_usize()? as u32)
+    }
+
+    /// Virtio transports: registers, and sources of interrupts.
+    pub fn virtio(&self) -> impl Iterator<Item = (Range<MachineAddress>, u32)> + '_ {
+        let soc = self.tree.find_node("/soc").into_iter().flat_map(FdtNode::children);
+        let nodes = self.tree.find_node("/").into_iter().flat_map(FdtNode::children).chain(soc);
+        let is_transport = |node: &FdtNode<'_, '_>| {
+            node.compatible().is_some_and(|names| names.all().any(|name| name == "virtio,mmio"))
+        };
+        nodes
+            .filter(is_transport)
+            .filter_map(|node| Some((ranges(&node).next()?, node.property("interrupts")?.as_usize()? as u32)))
+    }
+
     /// Whether every hart has the extension, by its name in lower case.
     #[must_use]
     pub fn has_extension(&self, name: &str) -> bool {
@@ -170,6 +207,11 @@ mod tests {
             platform.has_extension("sstc") && platform.has_extension("c") && !platform.has_extension("q")
         );
         assert_eq!(platform.all_memory.total(), 0x1000_0000);
+        let plic = MachineAddress(0xc00_0000)..MachineAddress(0xc60_0000);
+        assert_eq!(platform.plic(2), Some((plic, 2)));
+        assert_eq!(platform.plic(3), None);
+        let first = MachineAddress(0x1000_1000)..MachineAddress(0x1000_2000);
+        assert_eq!((platform.virtio().next(), platform.virtio().count()), (Some((first, 1)), 8));
         let is_free = |address| platform.memory.iter().any(|range| range.contains(&MachineAddress(address)));
         assert!(is_free(0x8000_0000) && is_free(0x8800_2000) && !is_free(0x8800_0000) && !is_free(at.0));
     }

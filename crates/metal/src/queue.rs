@@ -1,12 +1,15 @@
-//! Which virtual hart runs next: shares by weight, none of a waiting one.
+//! Which virtual hart runs next: shares by weight, caps, affinity; none of a waiting one.
 //!
-//! Each task's *virtual time* is the time it ran divided by its weight; the ready task with the least goes first. A
-//! task that has waited gets no credit for it.
+//! Virtual harts are *tasks*; those of one guest form a *group*. A group's *virtual time* is the time that its tasks ran
+//! divided by its weight; a ready task of the group with the least goes first. A group that has waited gets no credit
+//! for it. A group with a cap doesn't run while it has used its part of the current *window*.
 
 use alloc::vec::Vec;
 
 /// A virtual hart, by its place in the queue.
 pub type TaskId = usize;
+/// A guest, by its place in the queue.
+pub type GroupId = usize;
 
 /// What a task does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,101 +20,282 @@ pub enum State {
     Running(usize),
     /// Sleeps until it is woken, or until a time in ticks.
     Waiting(Option<u64>),
-    /// Its guest has ended.
+    /// Its guest is off.
     Off,
 }
 
+/// What a guest may have of the processors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Beside those of others, 1 or more.
+    pub weight: u32,
+    /// Percent of one physical hart at most; zero for no limit.
+    pub cap: u32,
+    /// Physical harts, one bit for each; zero for all.
+    pub affinity: u64,
+}
+
+/// A task that is to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Picked {
+    /// Which.
+    pub task: TaskId,
+    /// Until when, in ticks.
+    pub until: u64,
+    /// Ticks that it was ready and had to wait.
+    pub stolen: u64,
+}
+
+/// What to do after a task was woken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// Nothing: it is its turn later.
+    Nothing,
+    /// Interrupt this hart, which is idle or runs the task.
+    Interrupt(usize),
+    /// Have this hart run something else.
+    Preempt(usize),
+}
+
 struct Task {
+    group: GroupId,
     state: State,
-    weight: u64,
-    virtual_time: u64,
-    /// Ticks it has run.
+    /// Since when it is ready.
+    since: u64,
+    /// When it was picked last.
+    picked: u64,
+    /// Ticks it has run, and how often it was picked.
     ran: u64,
+    switches: u64,
+}
+
+struct Group {
+    share: Share,
+    virtual_time: u64,
+    is_paused: bool,
+    window: u64,
+    /// Ticks used of the window.
+    used: u64,
 }
 
 /// All tasks, and which physical harts have none.
 pub struct Queue {
     tasks: Vec<Task>,
+    groups: Vec<Group>,
     idle: Vec<bool>,
-    /// The virtual time of the task that ran last: where a waking one starts at the earliest.
+    slice: u64,
+    /// Where a group that has waited starts at the earliest.
     floor: u64,
 }
 
 /// Virtual time of one tick at weight 1.
 const SCALE: u64 = 1 << 16;
+/// Ticks of a window: 100 ms.
+const WINDOW: u64 = 1_000_000;
+/// No slice is shorter: 0.1 ms.
+const LEAST_SLICE: u64 = 1000;
+/// A woken task takes the hart of one that is this many ticks ahead, at weight 1: 1 ms at weight 100.
+const AHEAD: u64 = 100;
 
-impl Queue {
-    /// No task, on so many physical harts.
-    #[must_use]
-    pub fn new(harts: usize) -> Self {
-        Self { tasks: Vec::new(), idle: alloc::vec![false; harts], floor: 0 }
+impl Group {
+    fn allowance(&self) -> u64 {
+        WINDOW / 100 * u64::from(self.share.cap)
     }
 
-    /// Adds a task that is ready. `weight` is 1 or more.
-    pub fn add(&mut self, weight: u32) -> TaskId {
-        let weight = u64::from(weight).max(1);
-        self.tasks.push(Task { state: State::Ready, weight, virtual_time: self.floor, ran: 0 });
+    /// Starts new windows up to `now`: what was used too much counts on.
+    fn look_at_window(&mut self, now: u64) {
+        let windows = now.saturating_sub(self.window) / WINDOW;
+        if windows > 0 {
+            self.window += windows * WINDOW;
+            self.used = self.used.saturating_sub(windows.saturating_mul(self.allowance()));
+        }
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.share.cap != 0 && self.used >= self.allowance()
+    }
+
+    fn may_run(&self) -> bool {
+        !self.is_paused && !self.is_throttled()
+    }
+
+    fn allows(&self, hart: usize) -> bool {
+        self.share.affinity == 0 || self.share.affinity >> hart & 1 == 1
+    }
+}
+
+impl Queue {
+    /// No task, on so many physical harts; each runs for `slice` ticks at most.
+    #[must_use]
+    pub fn new(harts: usize, slice: u64) -> Self {
+        Self {
+            tasks: Vec::new(),
+            groups: Vec::new(),
+            idle: alloc::vec![false; harts],
+            slice: slice.max(LEAST_SLICE),
+            floor: 0,
+        }
+    }
+
+    /// Adds a group without tasks.
+    pub fn add_group(&mut self, share: Share) -> GroupId {
+        let share = Share { weight: share.weight.max(1), ..share };
+        self.groups.push(Group { share, virtual_time: 0, is_paused: false, window: 0, used: 0 });
+        self.groups.len() - 1
+    }
+
+    /// Adds a task that is off.
+    pub fn add(&mut self, group: GroupId) -> TaskId {
+        self.tasks.push(Task { group, state: State::Off, since: 0, picked: 0, ran: 0, switches: 0 });
         self.tasks.len() - 1
     }
 
     /// Takes the task that `hart` is to run from `now` on. Without one, the hart counts as idle until it asks
     /// again.
-    pub fn pick(&mut self, hart: usize, now: u64) -> Option<TaskId> {
+    pub fn pick(&mut self, hart: usize, now: u64) -> Option<Picked> {
         for id in 0..self.tasks.len() {
             if matches!(self.tasks[id].state, State::Waiting(Some(until)) if until <= now) {
-                self.make_ready(id);
+                self.make_ready(id, now);
             }
         }
-        let ready = self.tasks.iter().enumerate().filter(|(_, task)| task.state == State::Ready);
-        let first = ready.min_by_key(|(_, task)| task.virtual_time).map(|(id, _)| id);
+        self.groups.iter_mut().for_each(|group| group.look_at_window(now));
+        self.raise_floor();
+        let first = (0..self.tasks.len())
+            .filter(|id| self.is_runnable(*id) && self.groups[self.tasks[*id].group].allows(hart))
+            // Among tasks of a group, the one that has waited longest.
+            .min_by_key(|id| (self.groups[self.tasks[*id].group].virtual_time, self.tasks[*id].since));
         self.idle[hart] = first.is_none();
-        if let Some(id) = first {
-            self.tasks[id].state = State::Running(hart);
-            self.floor = self.floor.max(self.tasks[id].virtual_time);
-        }
-        first
+        let task = first?;
+        let Task { group, since, .. } = self.tasks[task];
+        let until = self.slice_end(hart, group, now);
+        let entry = &mut self.tasks[task];
+        (entry.state, entry.picked) = (State::Running(hart), now);
+        entry.switches += 1;
+        Some(Picked { task, until, stolen: now.saturating_sub(since) })
     }
 
-    /// Gives a task back that ran for `ran` ticks.
-    pub fn put(&mut self, id: TaskId, ran: u64, state: State) {
+    fn is_runnable(&self, id: TaskId) -> bool {
+        self.tasks[id].state == State::Ready && self.groups[self.tasks[id].group].may_run()
+    }
+
+    /// When a task of `group` that begins now has to stop: with its slice, its cap, or when another's timer goes off
+    /// for which no other hart is idle.
+    fn slice_end(&self, hart: usize, group: GroupId, now: u64) -> u64 {
+        let group = &self.groups[group];
+        let mut slice = self.slice;
+        if group.share.cap != 0 {
+            slice = slice.min(group.allowance().saturating_sub(group.used));
+        }
+        let end = now + slice.max(LEAST_SLICE);
+        if self.idle.iter().any(|idle| *idle) {
+            return end;
+        }
+        end.min(self.next_deadline(hart, now).unwrap_or(u64::MAX)).max(now + LEAST_SLICE)
+    }
+
+    /// Gives a task back that ran until `now`.
+    pub fn put(&mut self, id: TaskId, now: u64, state: State) {
         let task = &mut self.tasks[id];
-        task.state = state;
+        let ran = now.saturating_sub(task.picked);
         task.ran += ran;
-        task.virtual_time += ran.saturating_mul(SCALE) / task.weight;
+        (task.state, task.since) = (state, now);
+        let group = &mut self.groups[task.group];
+        group.virtual_time += ran.saturating_mul(SCALE) / u64::from(group.share.weight);
+        group.used += if group.share.cap == 0 { 0 } else { ran };
     }
 
-    /// Makes a waiting task ready. Returns the physical hart to interrupt: an idle one that can take it, or the
-    /// one that runs it and has to look at what it was told.
-    pub fn wake(&mut self, id: TaskId) -> Option<usize> {
-        match self.tasks.get(id)?.state {
-            State::Waiting(_) => {
-                self.make_ready(id);
-                let hart = self.idle.iter().position(|idle| *idle)?;
-                // The next one woken shall have another.
-                self.idle[hart] = false;
-                Some(hart)
+    /// Makes a waiting task ready.
+    pub fn wake(&mut self, id: TaskId, now: u64) -> Wake {
+        match self.tasks.get(id).map(|task| task.state) {
+            Some(State::Waiting(_)) => {
+                self.make_ready(id, now);
+                self.place_for(id)
             }
-            State::Running(hart) => Some(hart),
-            State::Ready | State::Off => None,
+            Some(State::Running(hart)) => Wake::Interrupt(hart),
+            Some(State::Ready | State::Off) | None => Wake::Nothing,
         }
     }
 
-    fn make_ready(&mut self, id: TaskId) {
+    /// The hart that a task which is now ready should have: an idle one, or that of the task that is furthest ahead.
+    fn place_for(&mut self, id: TaskId) -> Wake {
+        let group = &self.groups[self.tasks[id].group];
+        if !group.may_run() {
+            return Wake::Nothing;
+        }
+        let idle = (0..self.idle.len()).find(|hart| self.idle[*hart] && group.allows(*hart));
+        if let Some(hart) = idle {
+            // The next one woken shall have another.
+            self.idle[hart] = false;
+            return Wake::Interrupt(hart);
+        }
+        let running = self.tasks.iter().filter_map(|task| match task.state {
+            State::Running(hart) if group.allows(hart) => Some((self.groups[task.group].virtual_time, hart)),
+            _ => None,
+        });
+        match running.max() {
+            Some((time, hart)) if time > group.virtual_time.saturating_add(AHEAD * SCALE) => {
+                Wake::Preempt(hart)
+            }
+            _ => Wake::Nothing,
+        }
+    }
+
+    fn make_ready(&mut self, id: TaskId, now: u64) {
+        self.raise_floor();
+        let group = self.tasks[id].group;
+        if !self.is_active(group) {
+            let group = &mut self.groups[group];
+            group.virtual_time = group.virtual_time.max(self.floor);
+        }
         let task = &mut self.tasks[id];
-        task.state = State::Ready;
-        task.virtual_time = task.virtual_time.max(self.floor);
+        (task.state, task.since) = (State::Ready, now);
     }
 
-    /// When the first waiting task has to go on.
+    fn is_active(&self, group: GroupId) -> bool {
+        let is_active = |task: &Task| matches!(task.state, State::Ready | State::Running(_));
+        self.tasks.iter().any(|task| task.group == group && is_active(task))
+    }
+
+    /// The floor follows the group that is furthest behind, of those that could run; who couldn't gets no credit.
+    fn raise_floor(&mut self) {
+        let active = (0..self.groups.len()).filter(|id| self.groups[*id].may_run() && self.is_active(*id));
+        let least = active.map(|id| self.groups[id].virtual_time).min();
+        self.floor = self.floor.max(least.unwrap_or(0));
+        for group in self.groups.iter_mut().filter(|group| !group.may_run()) {
+            group.virtual_time = group.virtual_time.max(self.floor);
+        }
+    }
+
+    /// When something can change for `hart`: the first timer of a waiting task, the next window of a throttled group.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<u64> {
-        let until = |task: &Task| if let State::Waiting(until) = task.state { until } else { None };
-        self.tasks.iter().filter_map(until).min()
+    pub fn next_deadline(&self, hart: usize, now: u64) -> Option<u64> {
+        let deadline = |task: &Task| {
+            let group = &self.groups[task.group];
+            match task.state {
+                _ if group.is_paused || !group.allows(hart) => None,
+                State::Waiting(until) => until,
+                State::Ready if group.is_throttled() => Some(group.window + WINDOW),
+                _ => None,
+            }
+        };
+        self.tasks.iter().filter_map(deadline).filter(|deadline| *deadline > now).min()
     }
 
-    /// Starts a task again whose guest had ended.
-    pub fn restart(&mut self, id: TaskId) {
-        self.make_ready(id);
+    /// Starts a task whose guest was off. Returns what to do about it.
+    pub fn start(&mut self, id: TaskId, now: u64) -> Wake {
+        self.make_ready(id, now);
+        self.place_for(id)
+    }
+
+    /// Keeps a group from running from its next slice on, or lets it go on.
+    pub fn pause(&mut self, group: GroupId, is_paused: bool) {
+        self.groups[group].is_paused = is_paused;
+    }
+
+    /// Whether a group is kept from running.
+    #[must_use]
+    pub fn is_paused(&self, group: GroupId) -> bool {
+        self.groups[group].is_paused
     }
 
     /// What a task does.
@@ -120,87 +304,12 @@ impl Queue {
         self.tasks[id].state
     }
 
-    /// Ticks that a task has run.
+    /// Ticks that a task has run, and how often it was picked.
     #[must_use]
-    pub fn ran(&self, id: TaskId) -> u64 {
-        self.tasks[id].ran
+    pub fn ran(&self, id: TaskId) -> (u64, u64) {
+        (self.tasks[id].ran, self.tasks[id].switches)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn busy_tasks_share_by_weight() {
-        let mut queue = Queue::new(1);
-        let tasks = [1, 2, 4].map(|weight| queue.add(weight));
-        for now in 0..7000 {
-            let id = queue.pick(0, now).unwrap();
-            queue.put(id, 10, State::Ready);
-        }
-        let ran = tasks.map(|id| queue.ran(id));
-        for (share, expected) in ran.into_iter().zip([10_000u64, 20_000, 40_000]) {
-            assert!(share.abs_diff(expected) < expected / 100, "{ran:?}");
-        }
-    }
-
-    #[test]
-    fn task_that_waited_has_no_credit() {
-        let mut queue = Queue::new(1);
-        let (busy, sleeper) = (queue.add(1), queue.add(1));
-        queue.put(sleeper, 0, State::Waiting(None));
-        for now in 0..100 {
-            assert_eq!(queue.pick(0, now), Some(busy));
-            queue.put(busy, 10, State::Ready);
-        }
-        assert_eq!(queue.wake(sleeper), None);
-        let mut turns = 0;
-        for now in 100..200 {
-            let id = queue.pick(0, now).unwrap();
-            turns += usize::from(id == sleeper);
-            queue.put(id, 10, State::Ready);
-        }
-        assert!((49..=52).contains(&turns), "{turns}");
-    }
-
-    #[test]
-    fn woken_task_interrupts_an_idle_hart_once() {
-        let mut queue = Queue::new(2);
-        let (one, two) = (queue.add(1), queue.add(1));
-        for id in [one, two] {
-            queue.put(id, 0, State::Waiting(None));
-        }
-        assert_eq!((queue.pick(0, 0), queue.pick(1, 0)), (None, None));
-        assert_eq!((queue.wake(one), queue.wake(two)), (Some(0), Some(1)));
-        assert_eq!(queue.wake(one), None);
-    }
-
-    #[test]
-    fn running_task_that_is_woken_has_its_hart_interrupted() {
-        let mut queue = Queue::new(2);
-        let id = queue.add(1);
-        assert_eq!(queue.pick(1, 0), Some(id));
-        assert_eq!(queue.wake(id), Some(1));
-        assert_eq!(queue.state(id), State::Running(1));
-    }
-
-    #[test]
-    fn waiting_task_is_picked_at_its_time() {
-        let mut queue = Queue::new(1);
-        let id = queue.add(1);
-        queue.put(id, 0, State::Waiting(Some(100)));
-        assert_eq!((queue.pick(0, 99), queue.next_deadline()), (None, Some(100)));
-        assert_eq!(queue.pick(0, 100), Some(id));
-    }
-
-    #[test]
-    fn task_of_an_ended_guest_never_runs() {
-        let mut queue = Queue::new(1);
-        let id = queue.add(1);
-        queue.put(id, 0, State::Off);
-        assert_eq!((queue.wake(id), queue.pick(0, 1)), (None, None));
-        queue.restart(id);
-        assert_eq!(queue.pick(0, 1), Some(id));
-    }
-}
+mod tests;

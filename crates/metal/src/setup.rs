@@ -1,24 +1,28 @@
-//! From a bundle to guests that are ready to run.
+//! From a bundle to guests that can be switched on.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
 
-use rvisor_machine::boot::BootError;
-use rvisor_machine::bundle::{BundleError, BundledGuest};
-use rvisor_machine::device_tree;
+use rvisor_machine::bundle::{Bundle, BundleError, BundledGuest};
+use rvisor_machine::memory_map::RAM_BASE;
+use rvisor_machine::{VirtualHart, device_tree};
 use rvisor_waist::Clock;
 use spin::Mutex;
 use thiserror::Error;
 
 use crate::address::MachineAddress;
-use crate::arch::Partition;
+use crate::arch::Frames;
+use crate::backend::disk::RangeError;
 use crate::engine::Statistics;
-use crate::guest::{Guest, Task};
-use crate::home::Home;
+use crate::guest::{Guest, Places, Task};
+use crate::hardware::{Found, Hardware};
+use crate::home::{self, HartState, Home};
 use crate::platform::PlatformError;
 use crate::pte::Pte;
-use crate::queue::Queue;
+use crate::queue::{Queue, Share};
 use crate::shadow::{LEAST_TABLES, Pool, Shadow, Table};
+use crate::stuck::Watch;
 use crate::terminal::{Output, Terminal};
 
 /// Why no guest can run.
@@ -33,14 +37,6 @@ pub enum SetupError {
     /// The initrd isn't a bundle.
     #[error("the initrd: {0}")]
     Bundle(#[from] BundleError),
-    /// Too little memory.
-    #[error("guest {name}: no {size} MiB of memory in one piece are left")]
-    Memory {
-        /// Which guest.
-        name: &'static str,
-        /// What it wants, in MiB.
-        size: u64,
-    },
     /// Too little memory for the monitor itself.
     #[error("the guests' harts need {need} MiB of the monitor's memory, there are {have}; give fewer harts")]
     Heap {
@@ -49,14 +45,20 @@ pub enum SetupError {
         /// What is needed, in MiB.
         need: u64,
     },
-    /// A guest's files.
+    /// A guest's part of the disk.
     #[error("guest {name}: {error}")]
-    Guest {
+    Disk {
         /// Which guest.
         name: &'static str,
         /// What is wrong.
-        error: BootError,
+        error: RangeError,
     },
+    /// A guest that may run nowhere.
+    #[error("guest {0}: its affinity has none of the {1} physical harts")]
+    Affinity(&'static str, usize),
+    /// No guest could be switched on.
+    #[error("no guest could be started")]
+    NoGuest,
 }
 
 /// Extensions that the monitor gives whatever the hardware has: by its page-table walk, or by emulation of what
@@ -79,8 +81,10 @@ fn lacking(isa: impl Fn(&str) -> bool) -> &'static [&'static str] {
 pub struct Resources<'a> {
     /// Number of physical harts.
     pub harts: usize,
-    /// Takes a guest's memory out of what is free.
-    pub partition: &'a mut dyn FnMut(u64) -> Option<Partition>,
+    /// Memory.
+    pub frames: Arc<Frames>,
+    /// Devices.
+    pub found: Found,
     /// Whether the hardware has an extension.
     pub isa: &'a dyn Fn(&str) -> bool,
     /// Bytes of the heap that are left.
@@ -95,39 +99,76 @@ pub struct Resources<'a> {
     pub output: Output,
 }
 
-/// Makes the guests of a bundle and switches them on.
-pub fn home(bundle: Vec<BundledGuest<'static>>, resources: Resources<'_>) -> Result<Home, SetupError> {
-    check_heap(&bundle, resources.heap)?;
+/// Makes the guests of a bundle, all of them off.
+pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, SetupError> {
+    let Bundle { settings, guests: bundled } = bundle;
+    check_heap(&bundled, resources.heap)?;
     let lacking = lacking(resources.isa);
-    let names: Vec<_> = bundle.iter().map(|guest| guest.name).collect();
-    let terminal = Terminal::new(&names, resources.output);
-    let mut queue = Queue::new(resources.harts);
+    let names: Vec<_> = bundled.iter().map(|guest| guest.name).collect();
+    let terminal = Terminal::new(&names, settings.prefix, resources.output);
+    let hardware = Hardware::new(resources.found, settings.uplink, home::device_ready);
+    let mut queue = Queue::new(resources.harts, u64::from(settings.slice) * home::MILLISECOND);
     let (mut guests, mut tasks) = (Vec::new(), Vec::new());
-    for (index, bundled) in bundle.into_iter().enumerate() {
-        let (name, size) = (bundled.name, bundled.memory);
-        let memory = (resources.partition)(size).ok_or(SetupError::Memory { name, size: size >> 20 })?;
-        // A guest's weight is that of all its harts together.
-        let weight = (bundled.weight / bundled.harts).max(1);
-        let ids: Vec<_> = (0..bundled.harts).map(|_| queue.add(weight)).collect();
-        let failed = |error| SetupError::Guest { name, error };
-        let clock = Arc::clone(&resources.clock);
-        let guest = Guest::new(bundled, memory, clock, &terminal, index, lacking, ids).map_err(failed)?;
-        for hart in guest.power_on().map_err(failed)? {
-            let pool = Pool::new(tables(size), resources.locate);
-            let shadow = Shadow::new(pool, resources.window);
-            tasks.push((index, Mutex::new(Task { hart, shadow, statistics: Statistics::default() })));
+    for (index, mut bundled) in bundled.into_iter().enumerate() {
+        let name = bundled.name;
+        let affinity = affinity(&bundled, resources.harts)?;
+        if let Some(range) = &mut bundled.disk {
+            *range = hardware.check(*range).map_err(|error| SetupError::Disk { name, error })?;
+        }
+        let group = queue.add_group(Share { weight: bundled.weight, cap: bundled.cap, affinity });
+        let ids: Vec<_> = (0..bundled.harts).map(|_| queue.add(group)).collect();
+        let memory = Arc::new(resources.frames.partition(RAM_BASE, bundled.memory));
+        let slots = hardware.slots(index, &bundled, &memory);
+        let guest = Guest::new(
+            bundled,
+            memory,
+            Arc::clone(&resources.clock),
+            [terminal.port(index), terminal.port(index)],
+            slots,
+            lacking,
+            Places { tasks: ids, group },
+        );
+        for hart in 0..guest.tasks.len() {
+            let pool = Pool::new(tables(guest.bundled.memory), resources.locate);
+            let task = Task {
+                hart: VirtualHart::new(hart, &guest.vm),
+                shadow: Shadow::new(pool, resources.window),
+                statistics: Statistics::default(),
+                watch: Watch::default(),
+            };
+            tasks.push((index, Mutex::new(task)));
         }
         guests.push(guest);
     }
-    Ok(Home { guests, tasks, queue: Mutex::new(queue), terminal })
+    Ok(Home {
+        guests,
+        tasks,
+        queue: Mutex::new(queue),
+        terminal,
+        hardware,
+        frames: resources.frames,
+        harts: (0..resources.harts).map(|_| HartState::default()).collect(),
+        power: Mutex::new(()),
+        failed: AtomicBool::new(false),
+    })
+}
+
+/// The physical harts that a guest may run on.
+fn affinity(guest: &BundledGuest<'static>, harts: usize) -> Result<u64, SetupError> {
+    let all = u64::MAX >> (64 - harts.clamp(1, 64));
+    match guest.affinity {
+        0 => Ok(0),
+        mask if mask & all == 0 => Err(SetupError::Affinity(guest.name, harts)),
+        mask => Ok(mask & all),
+    }
 }
 
 /// Refuses guests for which the heap is too small, before it runs out.
 fn check_heap(bundle: &[BundledGuest<'_>], have: u64) -> Result<(), SetupError> {
     /// Of a virtual hart, beside its shadow tables: its state, software TLB and the like.
     const HART: u64 = 512 << 10;
-    /// Of a guest, beside its harts: devices and device tree.
-    const GUEST: u64 = 1 << 20;
+    /// Of a guest, beside its harts: devices, device tree, and what is on the way to disk and network.
+    const GUEST: u64 = 2 << 20;
     let of_hart = |guest: &BundledGuest<'_>| HART + 4096 * u64::from(tables(guest.memory));
     let need: u64 = bundle.iter().map(|guest| GUEST + u64::from(guest.harts) * of_hart(guest)).sum();
     if need <= have { Ok(()) } else { Err(SetupError::Heap { have: have >> 20, need: (need >> 20) + 1 }) }

@@ -105,7 +105,7 @@ pub fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Parses `FILE[,ro][,format=F]`.
-fn disk(text: &str) -> anyhow::Result<DiskOptions> {
+pub fn disk(text: &str) -> anyhow::Result<DiskOptions> {
     let mut parts = text.split(',');
     let mut options = DiskOptions::new(
         parts

@@ -214,6 +214,8 @@ pub struct Boot {
 pub enum Bundle {
     /// Pack kernels, initial RAM disks, command lines and sizes of guests into one file
     Build(BundleBuild),
+    /// Make a disk whose ranges have what the guests' disks begin with
+    Disk(BundleDisk),
     /// Start the type-1 home with a bundle, in a machine of this computer
     Run(Box<BundleRun>),
 }
@@ -228,6 +230,18 @@ pub struct BundleBuild {
 }
 
 #[derive(Args, Debug)]
+pub struct BundleDisk {
+    /// Description of the guests (TOML)
+    pub description: PathBuf,
+    /// File to make, a raw disk
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Make it this large; else it ends with the last range
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub size: Option<u64>,
+}
+
+#[derive(Args, Debug)]
 pub struct BundleRun {
     /// File that `rvisor bundle build` made
     pub bundle: PathBuf,
@@ -237,6 +251,15 @@ pub struct BundleRun {
     /// Image of the type-1 home; else rvisor-metal.image beside this program or one directory up
     #[arg(long, value_name = "FILE")]
     pub monitor: Option<PathBuf>,
+    /// The hardware's disk: a file, raw or qcow2, then ,ro for read-only and ,format=raw or ,format=qcow2
+    #[arg(long = "disk", value_name = "FILE[,ro][,format=F]")]
+    pub disks: Vec<String>,
+    /// The hardware's network
+    #[arg(long, value_enum, default_value_t = Network::User)]
+    pub net: Network,
+    /// Forward a port of this computer, with an address and a protocol as in 0.0.0.0:5353:53/udp
+    #[arg(short, long = "publish", value_name = "HOST:GUEST")]
+    pub publish: Vec<String>,
     #[command(flatten)]
     pub size: Size,
     #[command(flatten)]

@@ -100,6 +100,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Port { command } => lifecycle::port(&command),
         Command::Boot(options) => boot::boot(&options),
         Command::Bundle { command: cli::Bundle::Build(options) } => bundle::build(&options),
+        Command::Bundle { command: cli::Bundle::Disk(options) } => bundle::disk(&options),
         Command::Bundle { command: cli::Bundle::Run(options) } => bundle::run(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),

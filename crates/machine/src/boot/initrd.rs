@@ -283,16 +283,8 @@ mod tests {
 
     #[test]
     fn whole_bundle_is_accepted_and_a_shorter_one_refused() {
-        let guest = bundle::BundledGuest {
-            name: "one",
-            memory: bundle::LEAST_MEMORY,
-            harts: 1,
-            weight: 1,
-            kernel: b"kernel",
-            initrd: None,
-            command_line: "",
-        };
-        let file = bundle::write(&[guest]).unwrap();
+        let guests = alloc::vec![bundle::BundledGuest::new("one", b"kernel")];
+        let file = bundle::write(&bundle::Bundle { settings: bundle::Settings::default(), guests }).unwrap();
         assert_eq!(check(&file), Ok(()));
         assert_eq!(check(&file[..file.len() - 1]), Err(InitrdError::Truncated("bundle")));
     }

@@ -3,6 +3,7 @@
 //! 1. A Linux `Image` in S-mode over the built-in SBI.
 //! 2. Firmware in M-mode, which may find a next stage behind it.
 //! 3. A bare ELF program in M-mode, with `tohost`.
+//! 4. A program in S-mode over the built-in SBI that is no `Image`: a boot loader, another kernel.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -37,9 +38,9 @@ pub enum BootError {
     /// The device tree can't say it.
     #[error(transparent)]
     DeviceTree(#[from] DeviceTreeError),
-    /// The firmware file is empty.
-    #[error("the firmware file is empty; give one with code in it")]
-    EmptyFirmware,
+    /// A file is empty.
+    #[error("the {0} file is empty; give one with code in it")]
+    Empty(&'static str),
 }
 
 /// The files of a boot protocol.
@@ -63,6 +64,15 @@ pub enum Program<'a> {
         /// Initial RAM disk.
         initrd: Option<&'a [u8]>,
         /// Kernel command line.
+        command_line: &'a str,
+    },
+    /// A program in S-mode over the built-in SBI: the device tree's address is in `a1`.
+    Supervisor {
+        /// ELF, or raw: then it starts 2 MiB above the beginning of RAM, where firmware puts what it starts.
+        program: &'a [u8],
+        /// Initial RAM disk.
+        initrd: Option<&'a [u8]>,
+        /// Command line.
         command_line: &'a str,
     },
     /// A bare program in M-mode.
@@ -92,7 +102,7 @@ impl<'a> Program<'a> {
     /// Whether the program starts in M-mode and so needs a machine that has one.
     #[must_use]
     pub fn needs_machine_mode(&self) -> bool {
-        !matches!(self, Self::Linux { .. })
+        !matches!(self, Self::Linux { .. } | Self::Supervisor { .. })
     }
 
     /// Checks every file and finds its place in `ram`. `rng_seed` goes into the device tree.
@@ -133,6 +143,12 @@ impl<'a> Program<'a> {
                     pieces.push(piece);
                     stages.push(stage);
                 }
+                (initrd, command_line)
+            }
+            Self::Supervisor { program, initrd, command_line } => {
+                let (piece, stage) = code("program", program, ram, |size| Stage::next(size, ram))?;
+                pieces.push(piece);
+                stages.push(stage);
                 (initrd, command_line)
             }
             Self::Bare { elf } => {
@@ -188,7 +204,7 @@ fn code<'a>(
     raw: impl FnOnce(u64) -> Stage,
 ) -> Result<(Piece<'a>, Stage), BootError> {
     if file.is_empty() {
-        return Err(BootError::EmptyFirmware);
+        return Err(BootError::Empty(name));
     }
     if Elf::is_elf(file) {
         let elf = Elf::parse(file, ram)?;

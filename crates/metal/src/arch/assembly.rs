@@ -312,6 +312,7 @@ readers! {
     read_satp "satp";
     read_stvec "stvec";
     read_time "time";
+    read_sip "sip";
 }
 
 writers! {

@@ -63,7 +63,13 @@ pub fn read(bytes: &mut [u8]) -> usize {
     count
 }
 
-/// For the monitor's own lines.
+/// Prints a line.
+pub fn line(text: &str) {
+    write(text.as_bytes());
+    write(b"\r\n");
+}
+
+/// For the monitor's last lines.
 pub struct Line;
 
 impl fmt::Write for Line {

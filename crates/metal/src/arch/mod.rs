@@ -11,9 +11,12 @@ mod assembly;
 pub mod console;
 #[cfg(target_os = "none")]
 mod context;
+mod frames;
 #[cfg(target_os = "none")]
 mod heap;
 pub mod layout;
+#[cfg(target_os = "none")]
+mod mmio;
 #[cfg(target_os = "none")]
 mod paging;
 #[cfg(target_os = "none")]
@@ -25,8 +28,14 @@ mod processor;
 mod sbi;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+pub mod virtio;
 
+pub use frames::Frames;
 pub use partition::Partition;
+
+#[cfg(target_os = "none")]
+pub use mmio::Registers;
 
 #[cfg(target_os = "none")]
 pub use assembly::{current_hart, read_time as now};
@@ -39,6 +48,12 @@ pub fn interrupt(hart: usize) {
     if let Some(id) = start::hart_id(hart) {
         sbi::send_ipi(id);
     }
+}
+
+/// Whether a device interrupts this hart.
+#[cfg(target_os = "none")]
+pub fn is_external_interrupt_pending() -> bool {
+    assembly::read_sip() >> 9 & 1 == 1
 }
 
 /// Switches the hardware off.

@@ -1,66 +1,150 @@
-//! A guest's partition: a range of machine memory that is its RAM.
+//! A guest's partition: machine memory that is its RAM, given in chunks when they are first used.
 //!
 //! It is reached from every physical hart and by the guest itself at the same time, so all accesses go through
 //! atomics or raw copies: no Rust reference into it ever exists.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::ops::Range;
-use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use portable_atomic::AtomicU128;
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, OutOfRange, Word};
+use spin::Mutex;
 
+use super::frames::{CHUNK, Frames};
 use crate::address::MachineAddress;
 
 /// RAM of one guest.
 pub struct Partition {
+    frames: Arc<Frames>,
     base: GuestPhysical,
     size: u64,
-    machine: MachineAddress,
-    start: NonNull<u8>,
+    /// Machine address of each chunk; zero for one that was never written to, which reads as zeros.
+    chunks: Box<[AtomicU64]>,
+    /// Held while a chunk is added.
+    adding: Mutex<()>,
+    is_reserved: AtomicBool,
 }
 
-// SAFETY: the memory is never given back, and every access to it is atomic or a copy of bytes that may race with
-// the guest, as DMA does.
-unsafe impl Send for Partition {}
-// SAFETY: as above.
-unsafe impl Sync for Partition {}
+/// Memory that is not there, as whoever reads it sees it.
+static ZEROS: [u128; 1] = [0];
 
 impl Partition {
-    /// The RAM of `size` bytes at guest physical `base` whose first byte is at `machine`, mapped at `start`.
-    ///
-    /// # Safety
-    /// `size` bytes from `start` are mapped for ever, and nobody else uses them.
-    #[cfg(any(test, target_os = "none"))]
-    pub(super) const unsafe fn new(
-        base: GuestPhysical,
-        size: u64,
-        machine: MachineAddress,
-        start: NonNull<u8>,
-    ) -> Self {
-        Self { base, size, machine, start }
+    /// RAM of `size` bytes at guest physical `base`, all of it zeros.
+    pub(super) fn new(frames: Arc<Frames>, base: GuestPhysical, size: u64) -> Self {
+        let chunks = (0..size.div_ceil(CHUNK)).map(|_| AtomicU64::new(0)).collect();
+        Self { frames, base, size, chunks, adding: Mutex::new(()), is_reserved: AtomicBool::new(false) }
     }
 
-    /// The machine address of a guest physical one, with the bytes of RAM that follow it; `None` outside RAM.
+    /// Makes sure that the partition can have all of its size. False if there is too little memory.
+    pub fn reserve(&self) -> bool {
+        self.is_reserved.load(Ordering::Relaxed) || {
+            let is_reserved = self.frames.reserve(self.chunks.len() as u64);
+            self.is_reserved.store(is_reserved, Ordering::Relaxed);
+            is_reserved
+        }
+    }
+
+    /// Gives all memory back, and the reservation: everything reads as zeros. Nothing may map it any more: no hart
+    /// runs, no shadow table has it, no device works for the guest.
+    pub fn release(&self) {
+        let _adding = self.adding.lock();
+        for chunk in &self.chunks {
+            match chunk.swap(0, Ordering::Relaxed) {
+                0 => {}
+                machine => self.frames.give(MachineAddress(machine)),
+            }
+        }
+        if self.is_reserved.swap(false, Ordering::Relaxed) {
+            self.frames.release(self.chunks.len() as u64);
+        }
+    }
+
+    /// Bytes of machine memory that it has.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        self.chunks.iter().filter(|chunk| chunk.load(Ordering::Relaxed) != 0).count() as u64 * CHUNK
+    }
+
+    /// The machine address of a guest physical one, with the bytes of the same chunk that follow it; `None` outside
+    /// RAM. What isn't there yet is added.
     #[must_use]
     pub fn machine(&self, address: GuestPhysical) -> Option<(MachineAddress, u64)> {
         let offset = address.0.wrapping_sub(self.base.0);
-        (offset < self.size).then(|| (self.machine.offset(offset), self.size - offset))
-    }
-
-    fn pointer(&self, address: GuestPhysical, length: u64) -> Result<*mut u8, OutOfRange> {
-        let offset = address.0.wrapping_sub(self.base.0);
-        if offset > self.size || length > self.size - offset {
-            return Err(OutOfRange);
+        if offset >= self.size {
+            return None;
         }
-        // SAFETY: `offset` is inside the partition or one past its end.
-        Ok(unsafe { self.start.add(offset as usize) }.as_ptr())
+        let chunk = self.added(offset)?;
+        let inside = offset % CHUNK;
+        Some((chunk.offset(inside), (CHUNK - inside).min(self.size - offset)))
     }
 
-    /// The same, for an access that must be aligned.
+    /// The chunk at `offset` bytes, which is inside; added if need be.
+    #[inline]
+    fn added(&self, offset: u64) -> Option<MachineAddress> {
+        match self.chunks[(offset / CHUNK) as usize].load(Ordering::Acquire) {
+            0 => self.add(offset),
+            machine => Some(MachineAddress(machine)),
+        }
+    }
+
+    #[cold]
+    fn add(&self, offset: u64) -> Option<MachineAddress> {
+        let _adding = self.adding.lock();
+        let chunk = &self.chunks[(offset / CHUNK) as usize];
+        match chunk.load(Ordering::Acquire) {
+            0 => {}
+            machine => return Some(MachineAddress(machine)),
+        }
+        // Without a reservation the guest isn't on: nothing is to be written.
+        let machine = self.is_reserved.load(Ordering::Relaxed).then(|| self.frames.take()).flatten()?;
+        chunk.store(machine.0, Ordering::Release);
+        Some(machine)
+    }
+
+    /// The offset of an access that lies inside.
+    fn offset(&self, address: GuestPhysical, length: u64) -> Result<u64, OutOfRange> {
+        let offset = address.0.wrapping_sub(self.base.0);
+        if offset > self.size || length > self.size - offset { Err(OutOfRange) } else { Ok(offset) }
+    }
+
+    /// Where to write `length` bytes, which don't leave their chunk.
+    fn pointer(&self, address: GuestPhysical, length: u64) -> Result<*mut u8, OutOfRange> {
+        let offset = self.offset(address, length)?;
+        let chunk = self.added(offset).ok_or(OutOfRange)?;
+        Ok(self.frames.pointer(chunk.offset(offset % CHUNK)))
+    }
+
+    /// Where to read up to 16 bytes, which don't leave their chunk.
+    fn source(&self, address: GuestPhysical, length: u64) -> Result<*mut u8, OutOfRange> {
+        let offset = self.offset(address, length)?;
+        Ok(match self.chunks[(offset / CHUNK) as usize].load(Ordering::Acquire) {
+            0 => (&raw const ZEROS).cast_mut().cast(),
+            machine => self.frames.pointer(MachineAddress(machine).offset(offset % CHUNK)),
+        })
+    }
+
+    /// The same as `pointer`, for an access that must be aligned.
     fn aligned(&self, address: GuestPhysical, length: u64) -> Result<*mut u8, OutOfRange> {
-        let pointer = self.pointer(address, length)?;
-        if (pointer as u64).is_multiple_of(length) { Ok(pointer) } else { Err(OutOfRange) }
+        if address.is_aligned(length) { self.pointer(address, length) } else { Err(OutOfRange) }
+    }
+
+    /// Splits a range into what lies in one chunk each: offset in the range, and bytes; checks it first.
+    fn pieces(
+        &self,
+        address: GuestPhysical,
+        length: u64,
+    ) -> Result<impl Iterator<Item = (GuestPhysical, usize, usize)>, OutOfRange> {
+        let start = self.offset(address, length)?;
+        let mut done = 0;
+        Ok(core::iter::from_fn(move || {
+            let count = (CHUNK - (start + done) % CHUNK).min(length - done);
+            let piece = (address.offset(done), done as usize, count as usize);
+            done += count;
+            (count != 0).then_some(piece)
+        }))
     }
 }
 
@@ -71,8 +155,8 @@ impl GuestMemory for Partition {
 
     #[inline]
     fn load<T: Word>(&self, address: GuestPhysical) -> Result<T, OutOfRange> {
-        let pointer = self.pointer(address, T::SIZE)?;
-        if !(pointer as u64).is_multiple_of(T::SIZE) {
+        let pointer = self.source(address, T::SIZE)?;
+        if !address.is_aligned(T::SIZE) {
             let mut bytes = [0; 8];
             self.read(address, &mut bytes[..T::SIZE as usize])?;
             return Ok(T::truncate(u64::from_le_bytes(bytes)));
@@ -91,11 +175,11 @@ impl GuestMemory for Partition {
 
     #[inline]
     fn store<T: Word>(&self, address: GuestPhysical, value: T) -> Result<(), OutOfRange> {
-        let pointer = self.pointer(address, T::SIZE)?;
         let value = value.widen();
-        if !(pointer as u64).is_multiple_of(T::SIZE) {
+        if !address.is_aligned(T::SIZE) {
             return self.write(address, &value.to_le_bytes()[..T::SIZE as usize]);
         }
+        let pointer = self.pointer(address, T::SIZE)?;
         // SAFETY: inside the partition, aligned, and reached through atomics only.
         unsafe {
             match T::SIZE {
@@ -150,26 +234,43 @@ impl GuestMemory for Partition {
     }
 
     fn read(&self, address: GuestPhysical, buffer: &mut [u8]) -> Result<(), OutOfRange> {
-        let source = self.pointer(address, buffer.len() as u64)?;
         fence(Ordering::Acquire);
-        // SAFETY: both ranges are valid for their length and can't overlap: a Rust slice is never inside the
-        // partition.
-        unsafe { ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) };
+        for (from, at, count) in self.pieces(address, buffer.len() as u64)? {
+            let target = &mut buffer[at..at + count];
+            let offset = from.0 - self.base.0;
+            match self.chunks[(offset / CHUNK) as usize].load(Ordering::Acquire) {
+                0 => target.fill(0),
+                machine => {
+                    let source = self.frames.pointer(MachineAddress(machine).offset(offset % CHUNK));
+                    // SAFETY: both ranges are valid for their length and can't overlap: a Rust slice is never inside
+                    // a partition.
+                    unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), count) };
+                }
+            }
+        }
         Ok(())
     }
 
     fn write(&self, address: GuestPhysical, buffer: &[u8]) -> Result<(), OutOfRange> {
-        let target = self.pointer(address, buffer.len() as u64)?;
-        // SAFETY: as in `read`.
-        unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), target, buffer.len()) };
+        for (to, at, count) in self.pieces(address, buffer.len() as u64)? {
+            let target = self.pointer(to, count as u64)?;
+            // SAFETY: as in `read`.
+            unsafe { ptr::copy_nonoverlapping(buffer[at..].as_ptr(), target, count) };
+        }
         fence(Ordering::Release);
         Ok(())
     }
 
     fn zero(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
-        let target = self.pointer(address, length)?;
-        // SAFETY: inside the partition.
-        unsafe { ptr::write_bytes(target, 0, length as usize) };
+        for (to, _, count) in self.pieces(address, length)? {
+            let offset = to.0 - self.base.0;
+            // What isn't there is zero.
+            if self.chunks[(offset / CHUNK) as usize].load(Ordering::Acquire) != 0 {
+                let target = self.pointer(to, count as u64)?;
+                // SAFETY: inside the partition.
+                unsafe { ptr::write_bytes(target, 0, count) };
+            }
+        }
         fence(Ordering::Release);
         Ok(())
     }
@@ -178,16 +279,30 @@ impl GuestMemory for Partition {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::regions::Regions;
 
     pub const BASE: GuestPhysical = GuestPhysical(0x8000_0000);
     pub const MACHINE: MachineAddress = MachineAddress(0x9020_0000);
 
-    /// A partition in memory that the test never gives back.
-    pub fn partition(size: usize) -> Partition {
-        let words = alloc::vec![0u128; size / 16].leak();
-        let start = NonNull::from(words).cast();
+    /// Memory for guests that the test never gives back, whose chunks have these machine addresses in this order.
+    fn frames(chunks: u64) -> Arc<Frames> {
+        let words = alloc::vec![0x55u128; (chunks * CHUNK / 16) as usize].leak();
+        let direct = (words.as_ptr() as u64).wrapping_sub(MACHINE.0);
+        let mut memory = Regions::new();
+        memory.add(MACHINE..MACHINE.offset(chunks * CHUNK));
         // SAFETY: leaked, and nobody else has it.
-        unsafe { Partition::new(BASE, size as u64, MACHINE, start) }
+        unsafe { Frames::new(&mut memory, direct) }
+    }
+
+    /// A partition, all of it there and in one piece.
+    pub fn partition(size: usize) -> Partition {
+        let frames = frames((size as u64).div_ceil(CHUNK));
+        let memory = frames.partition(BASE, size as u64);
+        assert!(memory.reserve());
+        for offset in (0..size as u64).step_by(CHUNK as usize) {
+            assert!(memory.machine(BASE.offset(offset)).is_some());
+        }
+        memory
     }
 
     #[test]
@@ -218,5 +333,35 @@ pub(crate) mod tests {
         memory.store(BASE.offset(3), 0x8877_6655_4433_2211u64).unwrap();
         assert_eq!(memory.load::<u16>(BASE.offset(4)), Ok(0x3322));
         assert_eq!(memory.load::<u64>(BASE.offset(3)), Ok(0x8877_6655_4433_2211));
+    }
+
+    #[test]
+    fn memory_comes_when_it_is_written_to_and_is_zero_then() {
+        let frames = frames(2);
+        let memory = frames.partition(BASE, 2 * CHUNK);
+        assert_eq!(memory.store(BASE, 1u8), Err(OutOfRange));
+        assert!(memory.reserve());
+        assert_eq!(memory.load::<u64>(BASE.offset(CHUNK - 8)), Ok(0));
+        let mut across = [1; 16];
+        memory.read(BASE.offset(CHUNK - 8), &mut across).unwrap();
+        memory.zero(BASE, 2 * CHUNK).unwrap();
+        assert_eq!((across, memory.resident()), ([0; 16], 0));
+        memory.write(BASE.offset(CHUNK - 8), &[7; 16]).unwrap();
+        memory.read(BASE.offset(CHUNK - 8), &mut across).unwrap();
+        assert_eq!((across, memory.resident()), ([7; 16], 2 * CHUNK));
+        assert_eq!((memory.load::<u64>(BASE), memory.load::<u64>(BASE.offset(CHUNK + 8))), (Ok(0), Ok(0)));
+    }
+
+    #[test]
+    fn what_one_guest_gives_back_the_next_has_as_zeros() {
+        let frames = frames(2);
+        let (one, two) = (frames.partition(BASE, 2 * CHUNK), frames.partition(BASE, CHUNK));
+        assert!(one.reserve() && one.reserve() && !two.reserve());
+        one.store(BASE, 0x1234u16).unwrap();
+        one.release();
+        assert_eq!((one.load::<u16>(BASE), one.resident(), frames.unreserved()), (Ok(0), 0, 2 * CHUNK));
+        assert!(two.reserve());
+        two.store(BASE.offset(8), 1u8).unwrap();
+        assert_eq!(two.load::<u16>(BASE), Ok(0));
     }
 }

@@ -46,7 +46,7 @@ impl PhysicalHart {
         context.flush = u64::from(features.asid_bits == 0);
         // SAFETY: interrupts are looked for, not taken: `sstatus.SIE` stays clear in the monitor.
         unsafe {
-            asm::write_sie(INTERRUPTS & !(1 << 9));
+            asm::write_sie(INTERRUPTS);
             asm::write_scounteren(TIME_COUNTER);
             asm::write_senvcfg(0);
         }

@@ -1,28 +1,30 @@
 //! From the firmware's entry to harts that run guests.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::ptr::NonNull;
 
 use rvisor_machine::bundle;
-use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_waist::Clock;
 use spin::{Mutex, Once};
 
 use super::assembly as asm;
 use super::context::HartContext;
-use super::layout::{self, BOOT_STACK, DIRECT_MAP_SIZE, IMAGE_BASE};
+use super::frames::Frames;
+use super::layout::{self, BOOT_STACK, DIRECT_MAP, DIRECT_MAP_SIZE, IMAGE_BASE};
+use super::mmio::Registers;
 use super::paging::{AddressSpace, TablePages};
 use super::processor::{Features, PhysicalHart, probe};
+use super::virtio::Device;
 use super::{console, heap, sbi};
 use crate::address::MachineAddress;
-use crate::arch::Partition;
+use crate::driver::plic::Plic;
+use crate::hardware::Found;
 use crate::home::{self, Home, say};
 use crate::platform::{Platform, PlatformError};
 use crate::pte::Pte;
-use crate::regions::Regions;
 use crate::setup;
 
 const MIB: u64 = 1 << 20;
@@ -108,7 +110,7 @@ fn start(
     let mut ids: Vec<u64> = platform.harts().filter(|id| *id != hart_id).collect();
     ids.insert(0, hart_id);
     let contexts: Vec<_> = ids.iter().map(|_| Box::<HartContext>::default()).collect();
-    let (satp, window) = build_tables(&platform, loaded_at, &image, tables, &contexts);
+    let (satp, window) = build_tables(&platform, loaded_at, &image, tables, &contexts, hart_id);
     // SAFETY: the tables map the image where it is, and everything the monitor has used so far.
     unsafe { asm::write_satp(satp) };
     asm::fence_all();
@@ -119,10 +121,12 @@ fn start(
     let bundle = platform.initrd.clone().ok_or(setup::SetupError::NoBundle)?;
     // SAFETY: taken out of the free memory; nobody writes to it.
     let bundle = bundle::read(unsafe { bytes(&bundle) })?;
-    let mut memory = core::mem::take(&mut platform.memory);
+    // SAFETY: what is left of the free memory; the direct map has it.
+    let frames = unsafe { Frames::new(&mut platform.memory, DIRECT_MAP) };
     let resources = setup::Resources {
         harts: ids.len(),
-        partition: &mut |size| partition(&mut memory, size),
+        frames,
+        found: find_devices(&platform, hart_id),
         isa: &|name| platform.has_extension(name),
         heap: heap::left(),
         clock,
@@ -131,12 +135,19 @@ fn start(
         output: console::write,
     };
     let home = setup::home(bundle, resources)?;
+    let mut words = String::new();
+    // A string takes everything.
+    let _ = home.hardware.describe(&mut words);
+    say(format_args!("{words}"));
     let home = home::open(home);
 
     let mut contexts: Vec<_> = contexts.into_iter().map(Some).collect();
     let first = contexts[0].take().ok_or_else(lacks)?;
     let contexts = Mutex::new(contexts);
     HARTS.call_once(|| Harts { features, contexts, ids, home });
+    if !home.start_guests() {
+        return Err(setup::SetupError::NoGuest);
+    }
     start_others(satp, loaded_at);
     Ok((PhysicalHart::new(0, first, features), home))
 }
@@ -169,14 +180,18 @@ fn build_tables(
     image: &Range<MachineAddress>,
     pages: TablePages,
     contexts: &[Box<HartContext>],
+    hart_id: u64,
 ) -> (u64, Pte) {
     let mut space = AddressSpace::new(pages);
     space.map_image(loaded_at);
     let mut memory = platform.all_memory.clone();
     memory.remove(image.clone());
     memory.iter().for_each(|range| space.map_direct(range));
-    if let Some(rtc) = platform.rtc {
-        space.map_direct(rtc..rtc.offset(4096));
+    let rtc = platform.rtc.map(|rtc| rtc..rtc.offset(4096));
+    let plic = platform.plic(hart_id).map(|(range, _)| range);
+    for device in rtc.into_iter().chain(plic).chain(platform.virtio().map(|(range, _)| range)) {
+        let start = MachineAddress(device.start.0 & !4095);
+        space.map_direct(start..MachineAddress(device.end.0.next_multiple_of(4096)));
     }
     let code = loaded_at.offset(&raw const asm::trampoline as u64 - IMAGE_BASE);
     let contexts: Vec<_> = contexts.iter().map(|context| heap::machine_address(&**context)).collect();
@@ -215,12 +230,19 @@ fn read_clock(platform: &Platform<'_>) -> u64 {
     now.wrapping_sub(asm::read_time().wrapping_mul(NANOSECONDS_A_TICK))
 }
 
-/// Takes a partition of `size` bytes out of the free memory.
-fn partition(memory: &mut Regions, size: u64) -> Option<Partition> {
-    let range = memory.take(size, 2 * MIB)?;
-    let start = NonNull::new(layout::direct(range.start) as *mut u8)?;
-    // SAFETY: taken from the free memory, which the direct map has for ever.
-    Some(unsafe { Partition::new(RAM_BASE, size, range.start, start) })
+/// The devices of the device tree that there are drivers for. Interrupts go to this hart.
+fn find_devices(platform: &Platform<'_>, hart_id: u64) -> Found {
+    let plic = platform.plic(hart_id).map(|(range, context)| {
+        // SAFETY: the device tree says that it is there; `build_tables` has mapped it; it touches no memory.
+        let registers = unsafe { Registers::new(range.start, range.end.0 - range.start.0) };
+        Plic::new(registers, context)
+    });
+    let virtio = platform.virtio().filter_map(|(range, source)| {
+        // SAFETY: the same; nobody else drives it.
+        let device = unsafe { Device::open(range.start, range.end.0 - range.start.0) };
+        Some((device?, source))
+    });
+    Found { plic, virtio: virtio.collect() }
 }
 
 /// Starts every other hart; one that the firmware refuses stays off.

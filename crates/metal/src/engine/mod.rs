@@ -135,10 +135,15 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             self.statistics.interrupts += 1;
             match Interrupt::from_code(trap.cause & !mcause::INTERRUPT) {
                 Some(Interrupt::SupervisorSoftware) => self.processor.clear_software_interrupt(),
+                // Still pending: the home sees to the device.
+                Some(Interrupt::SupervisorExternal) => {}
                 // The next entry sets the timer anew.
-                _ => self.timer = None,
+                _ => {
+                    self.timer = None;
+                    return None;
+                }
             }
-            return None;
+            return Some(Exit::Budget);
         }
         if let Some(count) = self.statistics.exceptions.get_mut(trap.cause as usize) {
             *count += 1;

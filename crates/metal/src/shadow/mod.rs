@@ -103,6 +103,13 @@ impl Shadow {
         self.current = usize::MAX;
     }
 
+    /// Forgets everything: the guest's memory is given back.
+    pub fn clear(&mut self) {
+        while !self.spaces.is_empty() {
+            self.remove(0);
+        }
+    }
+
     /// Maps a page in the space with this key.
     pub fn fill<P: Processor>(&mut self, key: Key, page: &Page, processor: &mut P) {
         self.fills += 1;

@@ -1,0 +1,166 @@
+//! The physical devices that guests share, each with its driver and its back end.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use rvisor_machine::SlotBuilder;
+use rvisor_machine::bundle::{BundledGuest, DiskRange};
+use rvisor_virtio::Transport;
+use rvisor_virtio::blk::Blk as BlkFrontEnd;
+use rvisor_virtio::net::Net as NetFrontEnd;
+use rvisor_virtio::rng::Rng;
+use spin::Mutex;
+
+use crate::arch::Partition;
+use crate::arch::virtio::{Device, DeviceType};
+use crate::backend::disk::{RangeError, Shared};
+use crate::backend::entropy::{SEED, Source};
+use crate::backend::switch::{Switch, Uplink};
+use crate::backend::{Ready, Served};
+use crate::driver::blk::Blk;
+use crate::driver::net::Net;
+use crate::driver::plic::Plic;
+use crate::driver::rng;
+
+/// Looks at the entropy device before it is given up.
+const PATIENCE: u64 = 100_000_000;
+
+/// Devices that were found, not working yet: each with its source of interrupts.
+pub struct Found {
+    /// Interrupt controller.
+    pub plic: Option<Plic>,
+    /// Virtio devices.
+    pub virtio: Vec<(Device, u32)>,
+}
+
+/// The devices at work.
+pub struct Hardware {
+    plic: Option<Plic>,
+    disk: Option<(Arc<Shared<Blk>>, u32)>,
+    card: Option<(Arc<Mutex<Net>>, u32)>,
+    switch: Arc<Switch>,
+    entropy: Option<Mutex<Source>>,
+}
+
+impl Hardware {
+    /// Puts the first disk, the first card and the first entropy device to work. The card belongs to network `uplink`.
+    pub fn new(found: Found, uplink: Option<u32>, ready: Ready) -> Self {
+        let Found { plic, virtio } = found;
+        let (mut disk, mut card, mut entropy) = (None, None, None);
+        for (device, source) in virtio {
+            match device.kind() {
+                // Without interrupts nobody would look at them.
+                DeviceType::Block if disk.is_none() && plic.is_some() => {
+                    disk = Blk::new(device).map(|blk| (Shared::new(blk, ready), source));
+                }
+                DeviceType::Network if card.is_none() && plic.is_some() && uplink.is_some() => {
+                    card = Net::new(device).map(|net| (Arc::new(Mutex::new(net)), source));
+                }
+                DeviceType::EntropySource if entropy.is_none() => {
+                    let seed = rng::read(device, SEED, PATIENCE).and_then(|seed| seed.try_into().ok());
+                    entropy = seed.map(|seed: [u8; SEED]| Mutex::new(Source::new(seed)));
+                }
+                _ => {}
+            }
+        }
+        if let Some(plic) = &plic {
+            let sources = [disk.as_ref().map(|(_, source)| source), card.as_ref().map(|(_, source)| source)];
+            sources.into_iter().flatten().for_each(|source| plic.enable_source(*source));
+        }
+        let out = card.as_ref().map(|(card, _): &(Arc<Mutex<Net>>, u32)| Arc::clone(card)).zip(uplink);
+        let out = out.map(|(card, network)| {
+            let send: Uplink = Box::new(move |frame: &[u8]| card.lock().send(frame));
+            (network, send)
+        });
+        Self { plic, disk, card, switch: Switch::new(ready, out), entropy }
+    }
+
+    /// Serves the devices that interrupt.
+    pub fn serve(&self) {
+        let Some(plic) = &self.plic else { return };
+        while let Some(source) = plic.claim() {
+            if let Some((disk, _)) = self.disk.as_ref().filter(|(_, own)| *own == source) {
+                disk.work(Blk::acknowledge);
+            }
+            if let Some((card, _)) = self.card.as_ref().filter(|(_, own)| *own == source) {
+                card.lock().acknowledge();
+                // Frames are given on without the card's lock: they may go out again.
+                loop {
+                    let Some(frame) = card.lock().receive() else { break };
+                    self.switch.arrive(&frame);
+                }
+            }
+            plic.complete(source);
+        }
+    }
+
+    /// Words on what there is.
+    pub fn describe(&self, f: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        match &self.disk {
+            Some((disk, _)) => {
+                let geometry = disk.geometry();
+                let read_only = if geometry.is_read_only { ", read-only" } else { "" };
+                write!(f, "disk of {} MiB{read_only}", geometry.capacity >> 11)?;
+            }
+            None => f.write_str("no disk")?,
+        }
+        f.write_str(if self.card.is_some() { ", network card" } else { ", no network card in use" })?;
+        f.write_str(if self.entropy.is_some() { ", entropy" } else { ", no entropy" })
+    }
+
+    /// Checks a guest's range of the disk.
+    pub fn check(&self, range: DiskRange) -> Result<DiskRange, RangeError> {
+        match &self.disk {
+            Some((disk, _)) => disk.check(range),
+            None => Err(RangeError::NoDisk),
+        }
+    }
+
+    /// The virtio devices of a guest, in the order of their slots, with what they are. Its range is checked.
+    pub fn slots(
+        &self,
+        index: usize,
+        guest: &BundledGuest<'static>,
+        memory: &Arc<Partition>,
+    ) -> Vec<(SlotBuilder<Partition>, Option<Served>)> {
+        let mut slots: Vec<(SlotBuilder<Partition>, _)> = Vec::new();
+        if let Some((range, (disk, _))) = guest.disk.zip(self.disk.as_ref()) {
+            let back_end = disk.attach(index, range, Arc::clone(memory), guest.name);
+            let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
+                Box::new(Transport::new(BlkFrontEnd::new(back_end), memory, line))
+            });
+            slots.push((build, Some(Served::Disk)));
+        }
+        if let Some(attachment) = guest.network {
+            let back_end = self.switch.plug(index, attachment);
+            let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
+                Box::new(Transport::new(NetFrontEnd::new(attachment.mac, back_end), memory, line))
+            });
+            slots.push((build, Some(Served::Network)));
+        }
+        if let Some(entropy) = &self.entropy {
+            let generator = entropy.lock().generator();
+            let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
+                Box::new(Transport::new(Rng::new(Box::new(generator)), memory, line))
+            });
+            slots.push((build, None));
+        }
+        slots
+    }
+
+    /// A seed for a guest's kernel; nothing where there is no entropy.
+    pub fn seed(&self) -> Vec<u8> {
+        self.entropy.as_ref().map_or(Vec::new(), |entropy| entropy.lock().seed().to_vec())
+    }
+
+    /// Bytes that a guest has read from its disk and written to it.
+    pub fn moved(&self, guest: usize) -> [u64; 2] {
+        self.disk.as_ref().map_or([0; 2], |(disk, _)| disk.moved(guest))
+    }
+
+    /// Frames of a guest's that were lost.
+    pub fn lost(&self, guest: usize) -> u64 {
+        self.switch.lost(guest)
+    }
+}
