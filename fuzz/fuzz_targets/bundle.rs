@@ -7,7 +7,11 @@ use rvisor_machine::bundle::{Attachment, Bundle, BundledGuest, DiskRange, Settin
 type Numbers = (u64, u32, u32, u32, u64);
 type Devices = (Option<(u64, u64, bool)>, Option<(u32, [u8; 6])>, bool, bool);
 
-fuzz_target!(|input: (&[u8], (u32, bool, Option<u32>), Vec<(&str, Numbers, Devices, &[u8], &[u8], &str)>)| {
+fuzz_target!(|input: (
+    &[u8],
+    (u32, bool, Option<u32>),
+    Vec<(&str, Numbers, Devices, &[u8], &[u8], &str)>
+)| {
     let (file, (slice, prefix, uplink), guests) = input;
     if let Ok(bundle) = read(file) {
         assert_eq!(read(&write(&bundle).expect("what was read is sound")), Ok(bundle));
