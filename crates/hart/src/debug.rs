@@ -224,16 +224,21 @@ impl Hart {
         self.set_csr(number, value);
     }
 
-    /// Puts the hart into another privilege mode.
+    /// Puts the hart into another privilege mode; out of a virtual machine, if it is in one.
     pub fn change_privilege(&mut self, privilege: Privilege) {
         self.privilege = privilege;
+        self.virtualized = false;
         self.fence_vma(None, None);
     }
 
     /// Where the page tables lead from an address now, whatever the access would be allowed to do. Changes nothing.
+    /// In a virtual machine, whose tables are two on top of each other, the answer is empty.
     pub fn inspect_translation<M: GuestMemory>(&self, memory: &M, address: GuestVirtual) -> Walk {
         let mode = TranslationMode::of_satp(self.csr.satp).unwrap_or(TranslationMode::Bare);
         let mut walk = Walk { steps: Vec::new(), physical: None };
+        if self.virtualized {
+            return walk;
+        }
         if self.privilege == Privilege::Machine || mode == TranslationMode::Bare {
             walk.physical = Some((GuestPhysical(address.0), PAGE_SIZE));
             return walk;

@@ -26,5 +26,5 @@ pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
 pub use mmu::{Access, Translation, TranslationContext, TranslationMode};
 pub use observe::{HartEvent, Observer};
 pub use state::{Config, Hart, Reservation};
-pub use tlb::Span;
+pub use tlb::{GuestFence, Span};
 pub use trap::{Cause, IllegalInstruction, Trap};

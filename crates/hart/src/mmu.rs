@@ -1,13 +1,20 @@
-//! Address translation: the page-table walk of Sv39, Sv48 and Sv57, and `sfence.vma` (Privileged ISA,
-//! "Supervisor-Level ISA"; Svnapot, Svpbmt, Svadu, Svade). Caching translations is [`tlb`](crate::tlb)'s.
+//! Address translation: what an access is, where it goes, and the fences (Privileged ISA, "Supervisor-Level
+//! ISA" and "Hypervisor Extension", section "Two-Stage Address Translation"). Following page tables is
+//! [`walk`]'s; caching translations is [`tlb`](crate::tlb)'s.
 
-use rvisor_isa::csr::{envcfg, mstatus, satp};
+mod pte;
+mod tables;
+mod walk;
+
+use rvisor_isa::csr::{hgatp, hstatus, mstatus, satp};
 use rvisor_isa::{Exception, Privilege};
-use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
+use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
 
 use crate::exit::Environment;
 use crate::state::Hart;
+use crate::tlb::GuestFence;
 use crate::trap::Trap;
+pub(crate) use tables::TableCache;
 
 /// What an access does; decides the permissions it needs and the exception it raises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,12 +80,16 @@ impl TranslationMode {
 pub struct Translation {
     /// Guest physical address.
     pub physical: GuestPhysical,
-    /// Size of the page that maps it, in bytes: 4096 or more, a power of two. With NAPOT, 64 KiB.
+    /// Size of the page that maps it, in bytes: 4096 or more, a power of two. With NAPOT, 64 KiB. Of two stages,
+    /// the smaller page's.
     pub page_size: u64,
+    /// Size of the page that a fence with any address inside it is about: of two stages, the first one's.
+    pub fenced_size: u64,
     /// Whether the mapping is global; true without translation.
     pub global: bool,
     /// Whether every byte of the base page around `physical` may be accessed in the same way, so that the
-    /// translation may be cached. False where a PMP boundary crosses the page.
+    /// translation may be cached. False where a PMP boundary crosses the page, and where a virtual machine loads
+    /// from a page that is executable only, which two MXR bits have a say in.
     pub whole_page: bool,
     /// Whether stores may use the same translation without another walk (W and D are set, and PMP allows
     /// it).
@@ -97,12 +108,15 @@ pub struct TranslationContext {
     pub fetch: Privilege,
     /// Mode of loads and stores: MPRV may make it that of `mstatus.MPP`.
     pub data: Privilege,
-    /// `mstatus.SUM`.
+    /// `mstatus.SUM`; in a virtual machine, `vsstatus.SUM`.
     pub sum: bool,
-    /// `mstatus.MXR`.
+    /// `mstatus.MXR`; false in a virtual machine, where nothing cached depends on it.
     pub mxr: bool,
-    /// `satp.ASID`; `None` where `satp.MODE` is Bare.
+    /// `satp.ASID`; `None` where `satp.MODE` is Bare. In a virtual machine, that of `vsatp`.
     pub asid: Option<u16>,
+    /// `hgatp.VMID` where accesses are a virtual machine's: those in VS- and VU-mode, and those that MPRV makes
+    /// as if from there. Says nothing of accesses in M-mode.
+    pub guest: Option<u16>,
 }
 
 /// Why a translation failed.
@@ -110,6 +124,13 @@ pub struct TranslationContext {
 enum Fault {
     Page,
     Access,
+    /// The second stage doesn't map this guest physical address.
+    Guest {
+        /// The address.
+        address: u64,
+        /// Where it is a page table's, whether it is read or written.
+        implicit: Option<Access>,
+    },
 }
 
 impl Fault {
@@ -121,132 +142,21 @@ impl Fault {
             (Self::Access, Access::Load) => Exception::LoadAccessFault,
             (Self::Access, Access::Store) => Exception::StoreAccessFault,
             (Self::Access, Access::Execute) => Exception::InstructionAccessFault,
+            (Self::Guest { .. }, Access::Load) => Exception::LoadGuestPageFault,
+            (Self::Guest { .. }, Access::Store) => Exception::StoreGuestPageFault,
+            (Self::Guest { .. }, Access::Execute) => Exception::InstructionGuestPageFault,
         }
     }
 }
 
-/// A page-table entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Pte(u64);
-
-impl Pte {
-    const V: u64 = 1 << 0;
-    const R: u64 = 1 << 1;
-    const W: u64 = 1 << 2;
-    const X: u64 = 1 << 3;
-    const U: u64 = 1 << 4;
-    const G: u64 = 1 << 5;
-    const A: u64 = 1 << 6;
-    const D: u64 = 1 << 7;
-    const RESERVED: u64 = 0x7f << 54;
-    const PBMT: u64 = 3 << 61;
-    const N: u64 = 1 << 63;
-
-    const fn has(self, bits: u64) -> bool {
-        self.0 & bits != 0
-    }
-
-    /// Physical page number.
-    const fn ppn(self) -> u64 {
-        self.0 >> 10 & ((1 << 44) - 1)
-    }
-
-    const fn is_pointer(self) -> bool {
-        !self.has(Self::R | Self::W | Self::X)
-    }
-
-    /// Whether no bit is set that must be clear, `memory_types` telling whether Svpbmt is enabled.
-    const fn is_valid(self, memory_types: bool) -> bool {
-        let legal_type = if memory_types { self.0 & Self::PBMT != Self::PBMT } else { !self.has(Self::PBMT) };
-        let legal_pointer =
-            !self.is_pointer() || !self.has(Self::A | Self::D | Self::U | Self::N | Self::PBMT);
-        let write_only = self.has(Self::W) && !self.has(Self::R);
-        self.has(Self::V) && !write_only && !self.has(Self::RESERVED) && legal_type && legal_pointer
-    }
-
-    /// The bits that the access needs to find set.
-    const fn accessed_bits(access: Access) -> u64 {
-        match access {
-            Access::Store => Self::A | Self::D,
-            Access::Load | Access::Execute => Self::A,
-        }
-    }
-}
-
-/// Remembers the last level's page table of some regions, so that most walks are one step long. Holds until the
-/// next fence (Privileged ISA, "Supervisor Memory-Management Fence Instruction").
-pub(crate) struct TableCache([KnownTable; TableCache::ENTRIES]);
-
-#[derive(Clone, Copy)]
-struct KnownTable {
-    /// Virtual address of the region, and the `satp` and the count of fences at which the table was found.
-    region: u64,
-    satp: u64,
-    fences: u64,
-    table: GuestPhysical,
-    /// Whether a pointer to the table is global.
-    global: bool,
-}
-
-impl TableCache {
-    const ENTRIES: usize = 64;
-    /// Bits of the address inside what one table of the last level maps.
-    const REGION_BITS: u32 = 21;
-
-    pub(crate) const fn new() -> Self {
-        let none = KnownTable { region: 1, satp: 0, fences: 0, table: GuestPhysical(0), global: false };
-        Self([none; Self::ENTRIES])
-    }
-
-    const fn region(address: u64) -> u64 {
-        address >> Self::REGION_BITS << Self::REGION_BITS
-    }
-
-    const fn index(address: u64) -> usize {
-        (address >> Self::REGION_BITS) as usize % Self::ENTRIES
-    }
-
-    fn find(&self, address: u64, satp: u64, fences: u64) -> Option<(GuestPhysical, bool)> {
-        let known = &self.0[Self::index(address)];
-        (known.region == Self::region(address) && known.satp == satp && known.fences == fences)
-            .then_some((known.table, known.global))
-    }
-
-    fn add(&mut self, address: u64, satp: u64, fences: u64, table: GuestPhysical, global: bool) {
-        self.0[Self::index(address)] =
-            KnownTable { region: Self::region(address), satp, fences, table, global };
-    }
-}
-
-/// A mapping that a walk found.
-struct Leaf {
-    pte: Pte,
-    /// Where the PTE is.
-    address: GuestPhysical,
-    /// Number of page tables below the one it is in.
-    level: u32,
-    /// Whether this PTE or a pointer to its table is global.
-    global: bool,
-}
-
-impl Leaf {
-    /// The first physical address of the page and the page's size; a fault where the page isn't aligned or
-    /// the NAPOT size is reserved.
-    fn page(&self) -> Result<(u64, u64), Fault> {
-        const NAPOT_64K: u64 = 0b1000;
-        let ppn = self.pte.ppn();
-        let pages = 1 << (9 * self.level);
-        if ppn & (pages - 1) != 0 {
-            return Err(Fault::Page);
-        }
-        if !self.pte.has(Pte::N) {
-            return Ok((ppn * PAGE_SIZE, pages * PAGE_SIZE));
-        }
-        if self.level == 0 && ppn & 0xf == NAPOT_64K {
-            return Ok(((ppn & !0xf) * PAGE_SIZE, 16 * PAGE_SIZE));
-        }
-        Err(Fault::Page)
-    }
+/// On whose behalf an access is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Accessor {
+    pub privilege: Privilege,
+    /// Whether through the two stages of a virtual machine.
+    pub guest: bool,
+    /// Whether a load needs the permission to execute instead of that to read (`hlvx`).
+    pub reads_code: bool,
 }
 
 impl Hart {
@@ -255,23 +165,36 @@ impl Hart {
     #[must_use]
     pub fn translation_context(&self) -> TranslationContext {
         let csr = &self.csr;
-        let is_bare = csr.satp >> satp::MODE_SHIFT == satp::BARE;
+        let data = self.accessor(Access::Load);
+        let guest = self.virtualized || data.guest;
+        let (status, root) = if guest { (csr.vsstatus, csr.vsatp) } else { (csr.mstatus, csr.satp) };
+        let is_bare = root >> satp::MODE_SHIFT == satp::BARE;
         TranslationContext {
             fetch: self.privilege,
-            data: self.effective_privilege(Access::Load),
-            sum: csr.mstatus & mstatus::SUM != 0,
-            mxr: csr.mstatus & mstatus::MXR != 0,
-            asid: (!is_bare).then_some((csr.satp >> satp::ASID_SHIFT) as u16),
+            data: data.privilege,
+            sum: status & mstatus::SUM != 0,
+            mxr: !guest && status & mstatus::MXR != 0,
+            asid: (!is_bare).then_some((root >> satp::ASID_SHIFT) as u16),
+            guest: guest.then_some(csr.vmid()),
         }
     }
 
-    /// The mode whose rights an access has.
-    fn effective_privilege(&self, access: Access) -> Privilege {
-        if access != Access::Execute && self.csr.mstatus & mstatus::MPRV != 0 {
-            self.csr.previous_privilege()
+    /// Whose rights an access has: MPRV makes loads and stores those of the mode that MPP and MPV name.
+    pub(crate) fn accessor(&self, access: Access) -> Accessor {
+        let (privilege, guest) = if access != Access::Execute && self.csr.mstatus & mstatus::MPRV != 0 {
+            let privilege = self.csr.previous_privilege();
+            (privilege, privilege != Privilege::Machine && self.csr.mstatus & mstatus::MPV != 0)
         } else {
-            self.privilege
-        }
+            (self.privilege, self.virtualized)
+        };
+        Accessor { privilege, guest, reads_code: false }
+    }
+
+    /// Whose rights `hlv`, `hlvx` and `hsv` have.
+    pub(crate) fn guest_accessor(&self, reads_code: bool) -> Accessor {
+        let is_supervisor = self.csr.hstatus & hstatus::SPVP != 0;
+        let privilege = if is_supervisor { Privilege::Supervisor } else { Privilege::User };
+        Accessor { privilege, guest: true, reads_code }
     }
 
     /// Translates the address of an access of `length` bytes (1 or more) that doesn't cross a page. Raises
@@ -285,38 +208,43 @@ impl Hart {
         access: Access,
         length: u64,
     ) -> Result<Translation, Trap> {
-        let privilege = self.effective_privilege(access);
-        self.map(env.memory(), address, access, privilege)
-            .and_then(|translation| self.protect(translation, access, length, privilege))
+        self.translate_as(env, address, access, length, self.accessor(access))
+    }
+
+    /// The same on somebody's behalf.
+    pub(crate) fn translate_as<E: Environment>(
+        &mut self,
+        env: &E,
+        address: GuestVirtual,
+        access: Access,
+        length: u64,
+        accessor: Accessor,
+    ) -> Result<Translation, Trap> {
+        self.map(env.memory(), address, access, accessor)
+            .and_then(|translation| self.protect(translation, access, length, accessor))
             .inspect(|translation| self.tell_fill(address, access, translation))
-            .map_err(|fault| Trap::exception(fault.exception(access), address.0))
+            .map_err(|fault| trap_of(fault, address.0, access, accessor))
     }
 
     /// What [`translate`](Self::translate) answers for the first byte of the page that fetches from an address go
     /// to, but changes nothing. `None` where a fetch would fault or set A, or where PMP tells parts of the page
     /// apart.
     pub fn peek_code_page<E: Environment>(&mut self, env: &E, address: GuestVirtual) -> Option<Translation> {
-        let (access, privilege) = (Access::Execute, self.privilege);
-        let mode = TranslationMode::of_satp(self.csr.satp).unwrap_or(TranslationMode::Bare);
-        let (base, page_size, global) = if privilege == Privilege::Machine || mode == TranslationMode::Bare {
-            (address.page().0, PAGE_SIZE, true)
-        } else {
-            let leaf = self.walk(env.memory(), address, mode).ok()?;
-            self.check_permissions(leaf.pte, access, privilege).ok()?;
-            let (base, size) = leaf.page().ok().filter(|_| leaf.pte.has(Pte::A))?;
-            (base, size, leaf.global)
-        };
-        let physical = GuestPhysical(base);
-        let is_allowed = self.csr.pmp.permissions(physical, page_size, privilege).allow(access);
+        let (access, accessor) = (Access::Execute, self.accessor(Access::Execute));
+        let updates = core::mem::replace(&mut self.may_update_tables, false);
+        let mapped = self.map(env.memory(), address, access, accessor);
+        self.may_update_tables = updates;
+        let found = mapped.ok()?;
+        let physical = GuestPhysical(found.physical.0 & !(found.page_size - 1));
+        let permissions = self.csr.pmp.permissions(physical, found.page_size, accessor.privilege);
         let (whole_page, writable, user, readable) = (true, false, false, false);
-        is_allowed.then_some(Translation {
+        permissions.allow(access).then_some(Translation {
             physical,
-            page_size,
-            global,
             whole_page,
             writable,
             user,
             readable,
+            ..found
         })
     }
 
@@ -326,114 +254,45 @@ impl Hart {
         memory: &M,
         address: GuestVirtual,
         access: Access,
-        privilege: Privilege,
+        accessor: Accessor,
     ) -> Result<Translation, Fault> {
-        /// How often a PTE may change between our look at it and our update of it. Others' progress can't
-        /// keep a hart in the walk forever; a page fault too many is allowed.
-        const ATTEMPTS: u32 = 1000;
-        let mode = TranslationMode::of_satp(self.csr.satp).unwrap_or(TranslationMode::Bare);
-        if privilege == Privilege::Machine || mode == TranslationMode::Bare {
-            return Ok(Translation {
-                physical: GuestPhysical(address.0),
-                page_size: PAGE_SIZE,
-                global: true,
-                whole_page: true,
-                writable: true,
-                user: false,
-                readable: true,
-            });
-        }
-        for _ in 0..ATTEMPTS {
-            let leaf = self.walk(memory, address, mode)?;
-            let (base, page_size) = leaf.page()?;
-            self.check_permissions(leaf.pte, access, privilege)?;
-            let needed = Pte::accessed_bits(access);
-            if leaf.pte.0 & needed == needed || self.set_accessed(memory, &leaf, needed)? {
-                return Ok(Translation {
-                    physical: GuestPhysical(base | address.0 & (page_size - 1)),
-                    page_size,
-                    global: leaf.global,
-                    whole_page: true,
-                    writable: leaf.pte.has(Pte::W) && (leaf.pte.0 | needed) & Pte::D != 0,
-                    user: leaf.pte.has(Pte::U),
-                    readable: leaf.pte.has(Pte::R),
-                });
-            }
-        }
-        Err(Fault::Page)
-    }
-
-    /// Follows the page tables to the PTE that maps an address.
-    fn walk<M: GuestMemory>(
-        &mut self,
-        memory: &M,
-        address: GuestVirtual,
-        mode: TranslationMode,
-    ) -> Result<Leaf, Fault> {
-        let levels = mode.levels();
-        let unused = 64 - (12 + 9 * levels);
-        if ((address.0 << unused) as i64 >> unused) as u64 != address.0 {
-            return Err(Fault::Page);
-        }
-        let memory_types = self.csr.menvcfg & envcfg::PBMTE != 0;
-        let (root, fences) = (self.csr.satp, self.tlb.fences);
-        let known = self.tables.find(address.0, root, fences);
-        let start = if known.is_some() { 1 } else { levels };
-        let (mut table, mut global) = known.unwrap_or((GuestPhysical((root & satp::PPN) * PAGE_SIZE), false));
-        for level in (0..start).rev() {
-            let index = address.0 >> (12 + 9 * level) & 0x1ff;
-            let entry = table.offset(8 * index);
-            self.check_table_access(entry, Access::Load)?;
-            let pte = Pte(memory.load::<u64>(entry).map_err(|_| Fault::Access)?);
-            if !pte.is_valid(memory_types) {
-                return Err(Fault::Page);
-            }
-            global |= pte.has(Pte::G);
-            if !pte.is_pointer() {
-                return Ok(Leaf { pte, address: entry, level, global });
-            }
-            table = GuestPhysical(pte.ppn() * PAGE_SIZE);
-            if level == 1 {
-                self.tables.add(address.0, root, fences, table, global);
-            }
-        }
-        Err(Fault::Page)
-    }
-
-    /// Whether PMP lets the walk read or write a PTE.
-    fn check_table_access(&self, entry: GuestPhysical, access: Access) -> Result<(), Fault> {
-        let allowed = self.csr.pmp.permissions(entry, 8, Privilege::Supervisor).allow(access);
-        if allowed { Ok(()) } else { Err(Fault::Access) }
-    }
-
-    /// Whether R, W, X and U let a mode make the access.
-    fn check_permissions(&self, pte: Pte, access: Access, privilege: Privilege) -> Result<(), Fault> {
-        let has_status = |field| self.csr.mstatus & field != 0;
-        let right_kind = match access {
-            Access::Load => pte.has(Pte::R) || pte.has(Pte::X) && has_status(mstatus::MXR),
-            Access::Store => pte.has(Pte::W),
-            Access::Execute => pte.has(Pte::X),
+        let physical = GuestPhysical(address.0);
+        let same = Translation {
+            physical,
+            page_size: PAGE_SIZE,
+            fenced_size: PAGE_SIZE,
+            global: true,
+            whole_page: true,
+            writable: true,
+            user: false,
+            readable: true,
         };
-        let right_mode = match (privilege, pte.has(Pte::U)) {
-            (Privilege::User, user) => user,
-            (_, true) => access != Access::Execute && has_status(mstatus::SUM),
-            (_, false) => true,
-        };
-        if right_kind && right_mode { Ok(()) } else { Err(Fault::Page) }
-    }
-
-    /// Sets A and D where Svadu is enabled; otherwise software has to, after a page fault (Svade). False
-    /// where the PTE has changed meanwhile.
-    fn set_accessed<M: GuestMemory>(&self, memory: &M, leaf: &Leaf, bits: u64) -> Result<bool, Fault> {
-        if self.csr.menvcfg & envcfg::ADUE == 0 {
-            return Err(Fault::Page);
+        if accessor.privilege == Privilege::Machine {
+            return Ok(same);
         }
-        self.check_table_access(leaf.address, Access::Store)?;
-        let old = leaf.pte.0;
-        memory
-            .compare_exchange(leaf.address, AtomicWidth::Double, old, old | bits)
-            .map(|found| found == old)
-            .map_err(|_| Fault::Access)
+        let stage = if accessor.guest { self.virtual_stage() } else { self.supervisor_stage() };
+        let first = if stage.is_bare() {
+            same
+        } else {
+            let page = self.page(memory, address.0, access, accessor, stage)?;
+            Translation { physical: page.physical(address.0), ..page.translation() }
+        };
+        if !accessor.guest {
+            return Ok(first);
+        }
+        let Some(second) = self.second_page(memory, first.physical, access, accessor.reads_code, None)?
+        else {
+            return Ok(first);
+        };
+        let over = second.translation();
+        let page_size = if stage.is_bare() { over.page_size } else { first.page_size.min(over.page_size) };
+        Ok(Translation {
+            physical: second.physical(first.physical.0),
+            page_size,
+            writable: first.writable && over.writable,
+            readable: first.readable && over.readable,
+            ..first
+        })
     }
 
     /// Applies PMP to a translation.
@@ -442,34 +301,78 @@ impl Hart {
         translation: Translation,
         access: Access,
         length: u64,
-        privilege: Privilege,
+        accessor: Accessor,
     ) -> Result<Translation, Fault> {
-        let pmp = &self.csr.pmp;
+        let (pmp, privilege) = (&self.csr.pmp, accessor.privilege);
         let page = pmp.page_permissions(translation.physical, privilege);
         let permissions = page.unwrap_or_else(|| pmp.permissions(translation.physical, length, privilege));
         if !permissions.allow(access) {
             return Err(Fault::Access);
         }
+        let readable = translation.readable && permissions.allow(Access::Load);
+        let depends_on_status = accessor.guest && access == Access::Load && !readable;
         Ok(Translation {
-            whole_page: page.is_some(),
+            whole_page: page.is_some() && !depends_on_status,
             writable: translation.writable && permissions.allow(Access::Store),
-            readable: translation.readable && permissions.allow(Access::Load),
+            readable,
             ..translation
         })
     }
 
     /// `sfence.vma` and `sinval.vma`: forgets the translations of a page (or of all pages), of an address
-    /// space (or of all address spaces).
+    /// space (or of all address spaces). In a virtual machine, those of the virtual machine.
     pub fn fence_vma(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
-        self.tlb.flush(address, asid);
+        if self.virtualized {
+            self.fence_guest(address, asid);
+        } else {
+            self.tlb.flush(address, asid);
+        }
+    }
+
+    /// `hfence.vvma` and `hinval.vvma`: the same for the virtual machine of `hgatp.VMID`.
+    pub fn fence_guest(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
+        self.tlb.flush_guest(GuestFence {
+            vmid: Some(self.csr.vmid()),
+            is_second_stage: false,
+            address,
+            asid,
+        });
+    }
+
+    /// `hfence.gvma` and `hinval.gvma`: forgets the second stage's translations of a virtual machine, or of all.
+    /// One address is as much as all of them: what is cached is by the first stage's.
+    pub fn fence_second_stage(&mut self, vmid: Option<u16>) {
+        let vmid = vmid.map(|vmid| vmid & (hgatp::VMID >> hgatp::VMID_SHIFT) as u16);
+        self.tlb.flush_guest(GuestFence { vmid, is_second_stage: true, address: None, asid: None });
     }
 
     /// For engines with cached translations of their own: gives each fence since the last call to `apply`,
-    /// `(None, None)` standing for everything. After a reset, and after a change of PMP or `menvcfg`, that is
-    /// what is given.
+    /// `(None, None)` standing for everything, virtual machines' included. After a reset, and after a change of
+    /// PMP, `menvcfg` or `henvcfg`, that is what is given.
     pub fn take_fences(&mut self, apply: impl FnMut(Option<GuestVirtual>, Option<u16>)) {
         self.tlb.take_fences(apply);
     }
+
+    /// The same for fences of virtual machines' translations.
+    pub fn take_guest_fences(&mut self, apply: impl FnMut(GuestFence)) {
+        self.tlb.take_guest_fences(apply);
+    }
+}
+
+/// What a fault is for the program.
+fn trap_of(fault: Fault, address: u64, access: Access, accessor: Accessor) -> Trap {
+    /// Pseudoinstructions for accesses to page tables of the first stage (Privileged ISA, "Transformed
+    /// Instruction or Pseudoinstruction for mtinst or htinst").
+    const READ: u64 = 0x3000;
+    const WRITE: u64 = 0x3020;
+    let trap = Trap { is_guest: accessor.guest, ..Trap::exception(fault.exception(access), address) };
+    let Fault::Guest { address, implicit } = fault else { return trap };
+    let instruction = match implicit {
+        Some(Access::Store) => WRITE,
+        Some(_) => READ,
+        None => 0,
+    };
+    Trap { guest_address: address, instruction, ..trap }
 }
 
 #[cfg(test)]

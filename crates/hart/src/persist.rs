@@ -20,6 +20,8 @@ mod field {
     pub const RETIRED: u16 = 5;
     /// Numbers of CSRs, each followed by its value, in the order in which they are to be written.
     pub const CSRS: u16 = 6;
+    /// The virtualization mode; left out by harts without the hypervisor extension.
+    pub const VIRTUALIZED: u16 = 7;
 }
 
 /// The CSRs that hold state, in an order in which each can be written: what decides about others comes first, and
@@ -57,6 +59,12 @@ const CSRS: [u16; 29] = [
     SATP,
 ];
 
+/// The same of the hypervisor extension, of harts that have it.
+const HYPERVISOR_CSRS: [u16; 24] = [
+    HENVCFG, HSTATEEN0, HSTATEEN1, HSTATEEN2, HSTATEEN3, HEDELEG, HIDELEG, HVIP, HCOUNTEREN, HTIMEDELTA, HSTATUS,
+    HTVAL, HTINST, HGATP, MTVAL2, MTINST, VSSTATUS, VSTVEC, VSSCRATCH, VSEPC, VSCAUSE, VSTVAL, VSTIMECMP, VSATP,
+];
+
 /// All `pmpaddr` come before all `pmpcfg`, whose locks they would meet.
 fn pmp(entries: usize) -> impl Iterator<Item = u16> {
     let entries = entries as u16;
@@ -66,7 +74,9 @@ fn pmp(entries: usize) -> impl Iterator<Item = u16> {
 impl Hart {
     /// The numbers of all CSRs that are written down.
     fn saved_csrs(&self) -> impl Iterator<Item = u16> + use<> {
-        CSRS.into_iter().chain(pmp(self.config.pmp_entries)).chain([MSTATUS])
+        let hypervisor = if self.config.hypervisor { &HYPERVISOR_CSRS[..] } else { &[] };
+        let csrs = CSRS.into_iter().chain(hypervisor.iter().copied());
+        csrs.chain(pmp(self.config.pmp_entries)).chain([MSTATUS])
     }
 
     /// A CSR as it is written down: without what wires add, and as it has to be written to be the same again.
@@ -97,6 +107,9 @@ impl Hart {
             csrs.extend([number.into(), self.saved_csr(env, number)?]);
         }
         writer.numbers(field::CSRS, csrs);
+        if self.config.hypervisor {
+            writer.number(field::VIRTUALIZED, self.virtualized.into());
+        }
         Ok(())
     }
 
@@ -125,6 +138,9 @@ impl Hart {
         for &[number, value] in csrs {
             let known = self.saved_csrs().find(|&known| u64::from(known) == number);
             self.restore_csr(known.ok_or(StateError::Invalid("CSR number"))?, value);
+        }
+        if self.config.hypervisor {
+            self.virtualized = reader.flag(field::VIRTUALIZED)? && self.privilege != Privilege::Machine;
         }
         Ok(())
     }

@@ -24,11 +24,19 @@ pub struct Config {
     pub translation: TranslationMode,
     /// Number of PMP entries: 0, 16 or 64.
     pub pmp_entries: usize,
+    /// Whether there is the hypervisor extension, H.
+    pub hypervisor: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hart_id: 0, supervisor_only: false, translation: TranslationMode::Sv57, pmp_entries: 16 }
+        Self {
+            hart_id: 0,
+            supervisor_only: false,
+            translation: TranslationMode::Sv57,
+            pmp_entries: 16,
+            hypervisor: false,
+        }
     }
 }
 
@@ -53,6 +61,9 @@ pub struct Hart {
     pub pc: u64,
     /// Current privilege mode. Whoever sets it from outside calls [`fence_vma`](Self::fence_vma) afterwards.
     pub privilege: Privilege,
+    /// The virtualization mode, V: whether S- and U-mode are a virtual machine's. False in M-mode. Whoever sets it
+    /// from outside calls [`fence_vma`](Self::fence_vma) afterwards.
+    pub virtualized: bool,
     /// Control and status registers.
     pub csr: Csrs,
     /// Instructions retired since reset. Whatever executes instructions adds to it; `mcycle` and `minstret`
@@ -63,8 +74,10 @@ pub struct Hart {
     pub(crate) config: Config,
     pub(crate) tlb: Tlb,
     pub(crate) tables: TableCache,
-    /// Whether the supervisor timer was pending at the last look.
-    pub(crate) timer_seen: bool,
+    /// The supervisor timers (bits of `mip`) that were pending at the last look.
+    pub(crate) timers_seen: u64,
+    /// Whether walks may set A and D in page tables; not while they only peek.
+    pub(crate) may_update_tables: bool,
     /// Counts `fence.i`.
     pub(crate) code_epoch: u64,
     /// Absent while it runs.
@@ -82,13 +95,15 @@ impl Hart {
             f: [0; 32],
             pc: 0,
             privilege: Self::reset_privilege(&config),
+            virtualized: false,
             csr: Csrs::new(&config),
             retired: 0,
             reservation: None,
             config,
             tlb: Tlb::new(),
             tables: TableCache::new(),
-            timer_seen: false,
+            timers_seen: 0,
+            may_update_tables: true,
             code_epoch: 0,
             interpreter: None,
             debug: Debug::default(),

@@ -26,14 +26,59 @@ const SUPERVISOR: u64 = 2;
 const EXECUTABLE_READABLE: u64 = 4;
 const SPACE_SHIFT: u32 = 3;
 const SPACE_MASK: u64 = PAGE_SIZE - (1 << SPACE_SHIFT);
-/// Spaces: M-mode, S- and U-mode without translation, and one for each ASID in use. All of the last kind have
-/// the highest bit set: a global mapping belongs to them alone. The last number that fits stays unused, so
-/// that [`Entry::EMPTY`] matches nothing.
+/// Spaces: M-mode; S- and U-mode without translation; virtual machines without and with a first stage of
+/// translation; and one for each ASID in use. All of the last kind have the highest bit set: a global mapping
+/// belongs to them alone. The last number that fits stays unused, so that [`Entry::EMPTY`] matches nothing.
 const SPACE_MACHINE: u64 = 0;
 const SPACE_BARE: u64 = 1;
+const SPACE_GUEST_BARE: u64 = 2;
+const SPACE_GUEST: u64 = 64;
 const SPACE_END: u64 = (PAGE_SIZE >> SPACE_SHIFT) - 1;
 const SPACE_FIRST: u64 = (PAGE_SIZE >> SPACE_SHIFT) / 2;
 const TRANSLATED: u64 = SPACE_FIRST << SPACE_SHIFT;
+/// Contexts from this one on tell user pages from supervisor pages.
+const HAS_PAGES: u64 = SPACE_GUEST << SPACE_SHIFT;
+
+/// What has a number of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum SpaceKey {
+    /// An ASID.
+    Supervisor(u16),
+    /// A VMID, and an ASID in it if there is a first stage.
+    Guest(u16, Option<u16>),
+}
+
+impl SpaceKey {
+    /// The first number of its kind, and the number behind the last.
+    const fn numbers(self) -> (u64, u64) {
+        match self {
+            Self::Supervisor(_) => (SPACE_FIRST, SPACE_END),
+            Self::Guest(_, None) => (SPACE_GUEST_BARE, SPACE_GUEST),
+            Self::Guest(_, Some(_)) => (SPACE_GUEST, SPACE_FIRST),
+        }
+    }
+
+    const fn kind(self) -> usize {
+        match self {
+            Self::Supervisor(_) => 0,
+            Self::Guest(_, None) => 1,
+            Self::Guest(_, Some(_)) => 2,
+        }
+    }
+}
+
+/// A fence of what is cached of virtual machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestFence {
+    /// Of which one; `None` for all.
+    pub vmid: Option<u16>,
+    /// Whether the second stage has changed, so that everything is concerned whatever its address.
+    pub is_second_stage: bool,
+    /// Of which page of the first stage; `None` for all.
+    pub address: Option<GuestVirtual>,
+    /// Of which address space of the first stage; `None` for all.
+    pub asid: Option<u16>,
+}
 
 /// One cached translation of a base page.
 #[derive(Clone, Copy)]
@@ -80,10 +125,11 @@ pub struct Tlb {
     /// The contexts may be out of date.
     stale: bool,
     /// Numbers of the address spaces in use. A number is never used again before everything is forgotten.
-    spaces: BTreeMap<u16, u64>,
-    next_space: u64,
+    spaces: BTreeMap<SpaceKey, u64>,
+    /// How many numbers of each kind have been given.
+    given: [u64; 3],
     /// The space used last, which is the one needed next most often.
-    last_space: Option<(u16, u64)>,
+    last_space: Option<(SpaceKey, u64)>,
     /// Where entries stem from pages larger than a base page: there, forgetting one address is more than
     /// looking at its own entry.
     large_pages: Span,
@@ -97,6 +143,7 @@ pub struct Tlb {
 struct FenceLog {
     everything: bool,
     fences: Vec<(Option<GuestVirtual>, Option<u16>)>,
+    guests: Vec<GuestFence>,
 }
 
 impl FenceLog {
@@ -108,11 +155,27 @@ impl FenceLog {
             return;
         }
         if address.is_none() && asid.is_none() || self.fences.len() == Self::CAPACITY {
-            self.everything = true;
-            self.fences.clear();
+            self.add_everything();
         } else {
             self.fences.push((address, asid));
         }
+    }
+
+    fn add_guest(&mut self, fence: GuestFence) {
+        if self.everything {
+            return;
+        }
+        if self.guests.len() == Self::CAPACITY {
+            self.add_everything();
+        } else {
+            self.guests.push(fence);
+        }
+    }
+
+    fn add_everything(&mut self) {
+        self.everything = true;
+        self.fences.clear();
+        self.guests.clear();
     }
 }
 
@@ -152,11 +215,11 @@ impl Tlb {
             fetch_context: 0,
             stale: true,
             spaces: BTreeMap::new(),
-            next_space: SPACE_FIRST,
+            given: [0; 3],
             last_space: None,
             large_pages: Span::EMPTY,
             large_global_pages: Span::EMPTY,
-            log: FenceLog { everything: true, fences: Vec::new() },
+            log: FenceLog { everything: true, fences: Vec::new(), guests: Vec::new() },
             fences: 0,
         }
     }
@@ -199,7 +262,11 @@ impl Tlb {
     /// Makes look-ups use `context`.
     pub fn set_context(&mut self, context: TranslationContext) {
         self.stale = false;
-        let space = context.asid.map_or(SPACE_BARE, |asid| self.space(asid));
+        let space = match (context.guest, context.asid) {
+            (None, None) => SPACE_BARE,
+            (None, Some(asid)) => self.space(SpaceKey::Supervisor(asid)),
+            (Some(vmid), asid) => self.space(SpaceKey::Guest(vmid, asid)),
+        };
         let space_of = |privilege| if privilege == Privilege::Machine { SPACE_MACHINE } else { space };
         let rights = match context.data {
             Privilege::User => USER,
@@ -212,25 +279,27 @@ impl Tlb {
         self.fetch_context = space_of(context.fetch) << SPACE_SHIFT | rights;
     }
 
-    fn space(&mut self, asid: u16) -> u64 {
+    fn space(&mut self, key: SpaceKey) -> u64 {
         if let Some((last, space)) = self.last_space
-            && last == asid
+            && last == key
         {
             return space;
         }
-        let space = self.spaces.get(&asid).copied().unwrap_or_else(|| self.new_space(asid));
-        self.last_space = Some((asid, space));
+        let space = self.spaces.get(&key).copied().unwrap_or_else(|| self.new_space(key));
+        self.last_space = Some((key, space));
         space
     }
 
-    fn new_space(&mut self, asid: u16) -> u64 {
-        if self.next_space == SPACE_END {
+    fn new_space(&mut self, key: SpaceKey) -> u64 {
+        let (first, end) = key.numbers();
+        if first + self.given[key.kind()] == end {
             self.flush_all();
             self.stale = false;
         }
-        let space = self.next_space;
-        self.next_space += 1;
-        self.spaces.insert(asid, space);
+        let given = &mut self.given[key.kind()];
+        let space = first + *given;
+        *given += 1;
+        self.spaces.insert(key, space);
         space
     }
 
@@ -259,22 +328,23 @@ impl Tlb {
 
     fn entry(&mut self, address: GuestVirtual, context: u64, translation: &Translation) -> Entry {
         let page = address.page().0;
-        let (space, rights) = match (context & TRANSLATED != 0, translation.global) {
-            (false, _) => (SPACE_MASK, 0),
-            (true, global) => {
-                if translation.page_size > PAGE_SIZE {
-                    let span = if global { &mut self.large_global_pages } else { &mut self.large_pages };
-                    span.add(address.0, translation.page_size);
-                }
-                let rights = if translation.user { USER } else { SUPERVISOR };
-                (if global { TRANSLATED } else { SPACE_MASK }, rights)
+        let (space, rights) = if context & SPACE_MASK < HAS_PAGES {
+            (SPACE_MASK, 0)
+        } else {
+            // A virtual machine's global pages aren't another's.
+            let global = translation.global && context & TRANSLATED != 0;
+            if translation.fenced_size > PAGE_SIZE {
+                let span = if global { &mut self.large_global_pages } else { &mut self.large_pages };
+                span.add(address.0, translation.fenced_size);
             }
+            let rights = if translation.user { USER } else { SUPERVISOR };
+            (if global { TRANSLATED } else { SPACE_MASK }, rights)
         };
         Entry {
             tag: page | context & space | rights,
             mask: PAGE_MASK | space | rights,
             addend: translation.physical.page().0.wrapping_sub(page),
-            size_shift: translation.page_size.max(PAGE_SIZE).trailing_zeros(),
+            size_shift: translation.fenced_size.max(PAGE_SIZE).trailing_zeros(),
             cookie: 0,
         }
     }
@@ -287,7 +357,7 @@ impl Tlb {
         match (address, asid) {
             (None, None) => self.flush_all(),
             (None, Some(asid)) => {
-                self.spaces.remove(&asid);
+                self.spaces.remove(&SpaceKey::Supervisor(asid));
                 self.last_space = None;
                 self.stale = true;
             }
@@ -295,12 +365,32 @@ impl Tlb {
         }
     }
 
+    /// Forgets what a fence of virtual machines says, and more where that is cheaper than finding out.
+    pub fn flush_guest(&mut self, fence: GuestFence) {
+        self.log.add_guest(fence);
+        self.fences += 1;
+        if let Some(address) = fence.address {
+            return self.flush_page(address.0, false);
+        }
+        let GuestFence { vmid, asid, .. } = fence;
+        self.spaces.retain(|key, _| match *key {
+            SpaceKey::Supervisor(_) => true,
+            SpaceKey::Guest(guest, space) => {
+                let is_concerned = vmid.is_none_or(|vmid| vmid == guest)
+                    && asid.is_none_or(|asid| space.is_some_and(|space| space == asid));
+                !is_concerned
+            }
+        });
+        self.last_space = None;
+        self.stale = true;
+    }
+
     fn flush_all(&mut self) {
         for array in [&mut self.load, &mut self.store, &mut self.fetch] {
             array.fill(Entry::EMPTY);
         }
         self.spaces.clear();
-        self.next_space = SPACE_FIRST;
+        self.given = [0; 3];
         self.last_space = None;
         self.large_pages = Span::EMPTY;
         self.large_global_pages = Span::EMPTY;
@@ -327,6 +417,11 @@ impl Tlb {
             apply(None, None);
         }
         self.log.fences.drain(..).for_each(|(address, asid)| apply(address, asid));
+    }
+
+    /// The same for virtual machines.
+    pub fn take_guest_fences(&mut self, apply: impl FnMut(GuestFence)) {
+        self.log.guests.drain(..).for_each(apply);
     }
 
     /// Forgets where fetches lead: the interpreter's cookies are void.

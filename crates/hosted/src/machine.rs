@@ -87,6 +87,8 @@ pub struct MachineConfig {
     pub memory: u64,
     /// Whether the guest's own firmware runs in M-mode.
     pub machine_mode: bool,
+    /// Whether the harts have the hypervisor extension.
+    pub hypervisor: bool,
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<DiskOptions>,
     /// Network card, if any.
@@ -174,6 +176,7 @@ impl Machine {
             harts: config.harts,
             machine_mode: config.machine_mode,
             translation: TranslationMode::Sv57,
+            hypervisor: config.hypervisor,
         };
         let stepped = Arc::new(SteppedClock::new(clock.clone()));
         let guest_clock: Arc<dyn Clock> =

@@ -32,6 +32,9 @@ pub struct Config {
     pub cpus: u32,
     /// Bytes of RAM.
     pub memory: u64,
+    /// Whether the harts have the hypervisor extension.
+    #[serde(default)]
+    pub hypervisor: bool,
     /// Whether there is a network card.
     pub network: bool,
     /// Ports of the host that lead to the guest, as on the command line.

@@ -538,6 +538,7 @@ pub(crate) mod tests {
             base_disk: None,
             append: String::new(),
             cpus: 1,
+            hypervisor: false,
             memory: 1 << 30,
             network: false,
             publish: Vec::new(),

@@ -93,6 +93,7 @@ impl VmProcess {
             harts: config.cpus as usize,
             memory: config.memory,
             machine_mode: false,
+            hypervisor: config.hypervisor,
             disks: disks(&directory, &config),
             network: network(&directory, &config)?,
             ports,

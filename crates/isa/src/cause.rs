@@ -77,8 +77,10 @@ causes! {
         StoreAccessFault = 7,
         /// `ecall` from U-mode.
         EnvironmentCallFromUser = 8,
-        /// `ecall` from S-mode.
+        /// `ecall` from S-mode; with the hypervisor extension, from HS-mode.
         EnvironmentCallFromSupervisor = 9,
+        /// `ecall` from VS-mode.
+        EnvironmentCallFromVirtualSupervisor = 10,
         /// `ecall` from M-mode.
         EnvironmentCallFromMachine = 11,
         /// A fetch that the page tables refuse.
@@ -91,6 +93,14 @@ causes! {
         SoftwareCheck = 18,
         /// Hardware error.
         HardwareError = 19,
+        /// A fetch that the second stage of translation refuses.
+        InstructionGuestPageFault = 20,
+        /// A load that the second stage refuses.
+        LoadGuestPageFault = 21,
+        /// An instruction of a virtual machine that its hypervisor has to carry out.
+        VirtualInstruction = 22,
+        /// A store or AMO that the second stage refuses.
+        StoreGuestPageFault = 23,
     }
 }
 
@@ -99,16 +109,24 @@ causes! {
     Interrupt {
         /// Supervisor software interrupt.
         SupervisorSoftware = 1,
+        /// Supervisor software interrupt of a virtual machine.
+        VirtualSupervisorSoftware = 2,
         /// Machine software interrupt.
         MachineSoftware = 3,
         /// Supervisor timer interrupt.
         SupervisorTimer = 5,
+        /// Supervisor timer interrupt of a virtual machine.
+        VirtualSupervisorTimer = 6,
         /// Machine timer interrupt.
         MachineTimer = 7,
         /// Supervisor external interrupt.
         SupervisorExternal = 9,
+        /// Supervisor external interrupt of a virtual machine.
+        VirtualSupervisorExternal = 10,
         /// Machine external interrupt.
         MachineExternal = 11,
+        /// External interrupt of a virtual machine, for its hypervisor.
+        SupervisorGuestExternal = 12,
         /// Local counter overflow (Sscofpmf).
         CounterOverflow = 13,
     }

@@ -49,4 +49,5 @@ extensions! {
     Zacas "zacas" "Atomic compare-and-swap.";
     Privileged "privileged" "Instructions of the privileged architecture.";
     Svinval "svinval" "Fine-grained address-translation cache invalidation.";
+    H "h" "Hypervisor.";
 }

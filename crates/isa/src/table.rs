@@ -444,5 +444,24 @@ instructions! {
         SinvalVma "sinval.vma" r(SYSTEM, 0, 0x0b) [Rs1, Rs2];
         SfenceWInval "sfence.w.inval" system(0x180) [];
         SfenceInvalIr "sfence.inval.ir" system(0x181) [];
+        HinvalVvma "hinval.vvma" r(SYSTEM, 0, 0x13) [Rs1, Rs2];
+        HinvalGvma "hinval.gvma" r(SYSTEM, 0, 0x33) [Rs1, Rs2];
+    }
+    H {
+        HfenceVvma "hfence.vvma" r(SYSTEM, 0, 0x11) [Rs1, Rs2];
+        HfenceGvma "hfence.gvma" r(SYSTEM, 0, 0x31) [Rs1, Rs2];
+        HlvB "hlv.b" unary(SYSTEM, 4, 0x30, 0) [Rd, Address];
+        HlvBu "hlv.bu" unary(SYSTEM, 4, 0x30, 1) [Rd, Address];
+        HlvH "hlv.h" unary(SYSTEM, 4, 0x32, 0) [Rd, Address];
+        HlvHu "hlv.hu" unary(SYSTEM, 4, 0x32, 1) [Rd, Address];
+        HlvxHu "hlvx.hu" unary(SYSTEM, 4, 0x32, 3) [Rd, Address];
+        HlvW "hlv.w" unary(SYSTEM, 4, 0x34, 0) [Rd, Address];
+        HlvWu "hlv.wu" unary(SYSTEM, 4, 0x34, 1) [Rd, Address];
+        HlvxWu "hlvx.wu" unary(SYSTEM, 4, 0x34, 3) [Rd, Address];
+        HlvD "hlv.d" unary(SYSTEM, 4, 0x36, 0) [Rd, Address];
+        HsvB "hsv.b" r(SYSTEM, 4, 0x31) [Rs2, Address];
+        HsvH "hsv.h" r(SYSTEM, 4, 0x33) [Rs2, Address];
+        HsvW "hsv.w" r(SYSTEM, 4, 0x35) [Rs2, Address];
+        HsvD "hsv.d" r(SYSTEM, 4, 0x37) [Rs2, Address];
     }
 }

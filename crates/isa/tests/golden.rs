@@ -1,4 +1,4 @@
-//! Encodings whose meaning an independent disassembler (LLVM 19) confirmed: two of every instruction, three
+//! Encodings whose meaning an independent disassembler (LLVM 19; GNU binutils for the hypervisor's) confirmed: two of every instruction, three
 //! of every compressed one, and some that are illegal (written `-`). Branches are relative to address 0.
 
 use rvisor_isa::{decode, disassemble};

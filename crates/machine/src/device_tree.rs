@@ -23,7 +23,7 @@ type Written<T = ()> = Result<T, vm_fdt::Error>;
 /// Bytes of a cache block, for Zicbom, Zicbop and Zicboz.
 pub const CACHE_BLOCK_SIZE: u32 = 64;
 
-/// Single-letter extensions, in canonical order.
+/// Single-letter extensions that all harts have, in canonical order.
 const SINGLE_LETTERS: &str = "imafdc";
 
 /// The other extensions, in the canonical order of ISA strings.
@@ -123,6 +123,8 @@ pub struct DeviceTree<'a> {
     pub machine_mode: bool,
     /// `mmu-type` of the harts.
     pub translation: TranslationMode,
+    /// Whether the harts have the hypervisor extension.
+    pub hypervisor: bool,
     /// Those of [`EXTENSIONS`] that the harts lack.
     pub lacking: &'a [&'a str],
     /// Number of virtio-mmio transports.
@@ -181,12 +183,18 @@ impl DeviceTree<'_> {
         EXTENSIONS.into_iter().filter(|extension| !self.lacking.contains(extension))
     }
 
+    /// The extensions with names of one letter that the harts have.
+    fn letters(&self) -> impl Iterator<Item = char> {
+        SINGLE_LETTERS.chars().chain(self.hypervisor.then_some('h'))
+    }
+
     fn isa_string(&self) -> String {
-        self.named_extensions().fold(format!("rv64{SINGLE_LETTERS}"), |isa, extension| isa + "_" + extension)
+        let letters: String = self.letters().collect();
+        self.named_extensions().fold(format!("rv64{letters}"), |isa, extension| isa + "_" + extension)
     }
 
     fn extensions(&self) -> Vec<String> {
-        let letters = SINGLE_LETTERS.chars().map(|letter| letter.to_string());
+        let letters = self.letters().map(|letter| letter.to_string());
         letters.chain(self.named_extensions().map(String::from)).collect()
     }
 
@@ -387,6 +395,7 @@ mod tests {
             memory: RAM,
             machine_mode: true,
             translation: TranslationMode::Sv57,
+            hypervisor: false,
             lacking: &[],
             virtio_slots: 8,
             command_line: "console=ttyS0 root=/dev/vda",
@@ -422,6 +431,18 @@ mod tests {
         let fdt = Fdt::new(&blob).unwrap();
         let chosen = fdt.find_node("/chosen").unwrap();
         assert!(chosen.properties().all(|property| ["bootargs", "stdout-path"].contains(&property.name)));
+    }
+
+    #[test]
+    fn hypervisor_extension_is_named_where_it_is() {
+        for (hypervisor, start) in [(false, "rv64imafdc_"), (true, "rv64imafdch_")] {
+            let blob = DeviceTree { hypervisor, ..tree() }.build().unwrap();
+            let fdt = Fdt::new(&blob).unwrap();
+            let cpu = fdt.find_node("/cpus/cpu@0").unwrap();
+            assert!(text(cpu, "riscv,isa").starts_with(start));
+            let names = cpu.property("riscv,isa-extensions").unwrap().value;
+            assert_eq!(names.split(|&byte| byte == 0).any(|name| name == b"h"), hypervisor);
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ const HEADER: usize = 8 + 4 + 4;
 mod field {
     pub const HART_COUNT: u16 = 1;
     pub const MACHINE_MODE: u16 = 2;
-    /// The mode's number in `satp`.
+    /// The mode's number in `satp`; and [`HYPERVISOR`](super::HYPERVISOR) where the harts have that extension.
     pub const TRANSLATION: u16 = 3;
     pub const RAM_BASE: u16 = 4;
     pub const RAM_SIZE: u16 = 5;
@@ -43,6 +43,9 @@ mod field {
     /// Of a device: what it has written down.
     pub const STATE: u16 = 2;
 }
+
+/// Added to the translation mode's number.
+const HYPERVISOR: u64 = 1 << 4;
 
 /// What must be known of a saved machine to make one that it can go on in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,14 +110,16 @@ fn read_shape(reader: &mut StateReader<'_>) -> Result<SavedShape, StateError> {
         return Err(StateError::Invalid("number of harts"));
     }
     let machine_mode = reader.flag(field::MACHINE_MODE)?;
-    let translation = TranslationMode::of_satp(reader.number(field::TRANSLATION)? << 60);
+    let number = reader.number(field::TRANSLATION)?;
+    let hypervisor = number & HYPERVISOR != 0;
+    let translation = TranslationMode::of_satp(number << 60);
     let translation = translation.ok_or(StateError::Invalid("translation mode"))?;
     if reader.number(field::RAM_BASE)? != crate::memory_map::RAM_BASE.0 {
         return Err(StateError::Mismatch("address of RAM"));
     }
     let memory = reader.number(field::RAM_SIZE)?;
     let ticks = reader.number(field::TICKS)?;
-    Ok(SavedShape { config: VmConfig { harts, machine_mode, translation }, memory, ticks })
+    Ok(SavedShape { config: VmConfig { harts, machine_mode, translation, hypervisor }, memory, ticks })
 }
 
 impl<M: GuestMemory> Vm<M> {
@@ -128,7 +133,8 @@ impl<M: GuestMemory> Vm<M> {
         let mut writer = StateWriter::new();
         writer.number(field::HART_COUNT, config.harts as u64);
         writer.number(field::MACHINE_MODE, config.machine_mode.into());
-        writer.number(field::TRANSLATION, config.translation.satp_mode());
+        let hypervisor = if config.hypervisor { HYPERVISOR } else { 0 };
+        writer.number(field::TRANSLATION, config.translation.satp_mode() | hypervisor);
         writer.number(field::RAM_BASE, ram.start.0);
         writer.number(field::RAM_SIZE, ram.end.0 - ram.start.0);
         writer.number(field::TICKS, self.clock().ticks());

@@ -153,7 +153,7 @@ impl TestVm {
             sbi_console: Box::new(console.clone()),
             virtio: Vec::new(),
         };
-        let config = VmConfig { harts, machine_mode, translation: TranslationMode::Sv57 };
+        let config = VmConfig { harts, machine_mode, translation: TranslationMode::Sv57, hypervisor: false };
         let clock_for_vm: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let vm = Vm::new(config, Arc::new(TestMemory::new(1 << 20)), clock_for_vm, backends);
         Self { vm, clock, console }

@@ -60,6 +60,7 @@ impl VirtualHart {
             hart_id: index as u64,
             supervisor_only: !vm.config().machine_mode,
             translation: vm.config().translation,
+            hypervisor: vm.config().hypervisor,
             ..Config::default()
         };
         Self {

@@ -40,6 +40,8 @@ pub struct VmConfig {
     pub machine_mode: bool,
     /// Largest translation mode of `satp`.
     pub translation: TranslationMode,
+    /// Whether the harts have the hypervisor extension.
+    pub hypervisor: bool,
 }
 
 /// Makes the device of a virtio-mmio slot, given the VM's memory and the slot's interrupt line.

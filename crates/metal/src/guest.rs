@@ -94,6 +94,7 @@ impl Guest {
             machine_mode: false,
             // The shadow tables are Sv39.
             translation: TranslationMode::Sv39,
+            hypervisor: false,
         };
         let (virtio, served) = slots.into_iter().unzip();
         let [serial, sbi_console] = console;

@@ -186,6 +186,7 @@ mod tests {
             memory: GuestPhysical(0x8000_0000)..GuestPhysical(0x9000_0000),
             machine_mode: false,
             translation: TranslationMode::Sv57,
+            hypervisor: false,
             lacking: &[],
             virtio_slots: 8,
             command_line: "",

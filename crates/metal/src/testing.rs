@@ -120,7 +120,8 @@ impl Clock for Frozen {
 
 /// A machine with one hart and `size` bytes of RAM.
 pub fn vm(size: usize) -> Vm<Partition> {
-    let config = VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv39 };
+    let config =
+        VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv39, hypervisor: false };
     let backends = Backends { serial: Box::new(Silence), sbi_console: Box::new(Silence), virtio: Vec::new() };
     Vm::new(config, Arc::new(partition(size)), Arc::new(Frozen), backends)
 }

@@ -49,6 +49,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         harts: options.size.cpus.get() as usize,
         memory: options.size.memory,
         machine_mode: program.needs_machine_mode(),
+        hypervisor: options.size.hypervisor(),
         disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
         network: network(options.net, &options.publish)?,
         serial: serial.clone(),
@@ -89,6 +90,7 @@ fn dump_device_tree(options: &Boot, program: &Program<'_>, path: &Path) -> anyho
         harts: options.size.cpus.get() as usize,
         machine_mode: program.needs_machine_mode(),
         translation: TranslationMode::Sv57,
+        hypervisor: options.size.hypervisor(),
     };
     let end = RAM_BASE.0.checked_add(options.size.memory).ok_or_else(|| anyhow!("too much --memory"))?;
     // No seed: the same options give the same tree.

@@ -287,6 +287,22 @@ pub struct Size {
     /// Memory: bytes, or a number with K, M, G or T
     #[arg(short, long, default_value = "1G", value_name = "SIZE", value_parser = size)]
     pub memory: u64,
+    /// Extensions of the instruction set that harts have only if asked for
+    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
+    pub extensions: Vec<Extension>,
+}
+
+impl Size {
+    /// Whether the harts have the hypervisor extension.
+    pub fn hypervisor(&self) -> bool {
+        self.extensions.contains(&Extension::H)
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extension {
+    /// The hypervisor extension: the guest can run virtual machines of its own
+    H,
 }
 
 #[derive(Args, Debug)]

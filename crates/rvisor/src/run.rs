@@ -83,6 +83,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         append: manifest.append.clone(),
         cpus: options.size.cpus.get(),
         memory: options.size.memory,
+        hypervisor: options.size.hypervisor(),
         network: network(options.net, &[])?.is_some(),
         publish: options.publish.clone(),
         disks: options.disks.clone(),

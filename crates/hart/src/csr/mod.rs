@@ -5,6 +5,7 @@
 //! register. Registers that are nothing but bits stand in one table, [`Csrs::plain`].
 
 mod counter;
+mod hypervisor;
 
 use rvisor_isa::csr::*;
 use rvisor_isa::{Exception, Privilege};
@@ -46,6 +47,9 @@ const MSTATUS_WRITABLE: u64 = SSTATUS_WRITABLE
 const SUPERVISOR_INTERRUPTS: u64 = mip::SSIP | mip::STIP | mip::SEIP;
 /// Interrupts of M-mode; never delegated.
 const MACHINE_INTERRUPTS: u64 = mip::MSIP | mip::MTIP | mip::MEIP;
+
+/// What else software may write in `mstatus` with the hypervisor extension.
+const MSTATUS_HYPERVISOR: u64 = mstatus::GVA | mstatus::MPV;
 
 /// Exceptions that can be delegated: all but `ecall` from M-mode, those that don't exist included.
 const MEDELEG_WRITABLE: u64 = !(1 << Exception::EnvironmentCallFromMachine.code());
@@ -89,16 +93,33 @@ pub enum CacheBlock {
     Zero,
 }
 
-/// The stored part of the CSRs, each always legal. Fields are named after the registers of the manual.
+/// The stored part of the CSRs, each always legal. Fields are named after the registers of the manual; those of
+/// the hypervisor extension are zero without it.
+///
+/// The `vs` registers stand as far from each other as those that they stand in for, so that an engine reaches
+/// either set through one base (see [`VIRTUAL_OFFSET`](Self::VIRTUAL_OFFSET)).
 ///
 /// For saving and restoring a hart, and for whoever plays the firmware; instructions go through
 /// [`Hart::csr_instruction`]. Whoever changes `satp`, `mstatus` or `menvcfg` here calls [`Hart::fence_vma`]
 /// afterwards, because cached translations depend on them.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(C)]
 #[expect(missing_docs, reason = "the names are the manual's")]
 pub struct Csrs {
     /// Without SD, which follows from FS and VS.
     pub mstatus: u64,
+    pub stvec: u64,
+    pub sscratch: u64,
+    pub sepc: u64,
+    pub scause: u64,
+    pub stval: u64,
+    /// Without SD.
+    pub vsstatus: u64,
+    pub vstvec: u64,
+    pub vsscratch: u64,
+    pub vsepc: u64,
+    pub vscause: u64,
+    pub vstval: u64,
     pub mtvec: u64,
     pub medeleg: u64,
     pub mideleg: u64,
@@ -113,30 +134,75 @@ pub struct Csrs {
     pub mcountinhibit: u64,
     pub menvcfg: u64,
     pub mstateen: [u64; 4],
-    pub stvec: u64,
     pub scounteren: u64,
     pub senvcfg: u64,
-    pub sscratch: u64,
-    pub sepc: u64,
-    pub scause: u64,
-    pub stval: u64,
     pub stimecmp: u64,
     pub satp: u64,
+    pub vstimecmp: u64,
+    pub vsatp: u64,
+    pub hstatus: u64,
+    pub hedeleg: u64,
+    pub hideleg: u64,
+    /// The bits of `mip` of virtual machines that software sets.
+    pub hvip: u64,
+    pub hcounteren: u64,
+    pub henvcfg: u64,
+    /// As written: what `mstateen` doesn't let through reads as zero.
+    pub hstateen: [u64; 4],
+    pub htimedelta: u64,
+    pub htval: u64,
+    pub htinst: u64,
+    pub hgatp: u64,
+    pub mtval2: u64,
+    pub mtinst: u64,
     pub tselect: u64,
     pub fflags: u8,
     pub frm: u8,
+    /// Whether there is the hypervisor extension.
+    pub(crate) hypervisor: bool,
     pub(crate) mcycle: Counter,
     pub(crate) minstret: Counter,
     pub(crate) pmp: Pmp,
 }
 
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Csrs, vsscratch) - offset_of!(Csrs, sscratch) == Csrs::VIRTUAL_OFFSET);
+    assert!(offset_of!(Csrs, vsepc) - offset_of!(Csrs, sepc) == Csrs::VIRTUAL_OFFSET);
+    assert!(offset_of!(Csrs, vscause) - offset_of!(Csrs, scause) == Csrs::VIRTUAL_OFFSET);
+    assert!(offset_of!(Csrs, vstval) - offset_of!(Csrs, stval) == Csrs::VIRTUAL_OFFSET);
+};
+
 impl Csrs {
     pub(crate) fn new(config: &Config) -> Self {
+        let hypervisor = config.hypervisor;
         let mut csrs = Self {
             mstatus: XLEN_64 << mstatus::UXL_SHIFT | XLEN_64 << mstatus::SXL_SHIFT,
+            vsstatus: if hypervisor { XLEN_64 << mstatus::UXL_SHIFT } else { 0 },
+            vstvec: 0,
+            vsscratch: 0,
+            vsepc: 0,
+            vscause: 0,
+            vstval: 0,
+            vstimecmp: if hypervisor { u64::MAX } else { 0 },
+            vsatp: 0,
+            hstatus: if hypervisor { XLEN_64 << hstatus::VSXL_SHIFT } else { 0 },
+            hedeleg: 0,
+            hideleg: 0,
+            hvip: 0,
+            hcounteren: 0,
+            henvcfg: 0,
+            hstateen: [0; 4],
+            htimedelta: 0,
+            htval: 0,
+            htinst: 0,
+            hgatp: 0,
+            mtval2: 0,
+            mtinst: 0,
+            hypervisor,
             mtvec: 0,
             medeleg: 0,
-            mideleg: 0,
+            mideleg: if hypervisor { hypervisor::INTERRUPTS } else { 0 },
             mie: 0,
             mip: 0,
             mscratch: 0,
@@ -172,7 +238,7 @@ impl Csrs {
     /// What an SBI implementation sets up before it starts a kernel in S-mode.
     fn set_up_as_firmware(&mut self) {
         self.medeleg = MEDELEG_WRITABLE & !(1 << Exception::EnvironmentCallFromSupervisor.code());
-        self.mideleg = SUPERVISOR_INTERRUPTS;
+        self.mideleg |= SUPERVISOR_INTERRUPTS;
         self.mcounteren = COUNTERS;
         // Linux counts on it: without a PMU driver it never sets it, and programs read `time`.
         self.scounteren = COUNTERS;
@@ -186,6 +252,7 @@ impl Csrs {
         const ALL: u64 = u64::MAX;
         /// `mepc` and `sepc`: bit 0 is always zero.
         const EVEN: u64 = !1;
+        let guests = if self.hypervisor { hypervisor::INTERRUPTS } else { 0 };
         Some(match number {
             SSCRATCH => (&mut self.sscratch, ALL),
             SEPC => (&mut self.sepc, EVEN),
@@ -197,21 +264,19 @@ impl Csrs {
             MEPC => (&mut self.mepc, EVEN),
             MCAUSE => (&mut self.mcause, ALL),
             MTVAL => (&mut self.mtval, ALL),
-            MIE => (&mut self.mie, MACHINE_INTERRUPTS | SUPERVISOR_INTERRUPTS),
+            MIE => (&mut self.mie, MACHINE_INTERRUPTS | SUPERVISOR_INTERRUPTS | guests),
             MEDELEG => (&mut self.medeleg, MEDELEG_WRITABLE),
-            MIDELEG => (&mut self.mideleg, !MACHINE_INTERRUPTS),
+            MIDELEG => (&mut self.mideleg, !(MACHINE_INTERRUPTS | guests)),
             MCOUNTEREN => (&mut self.mcounteren, COUNTERS),
             MSTATEEN0 => (&mut self.mstateen[0], stateen::SE0 | stateen::ENVCFG),
             MSTATEEN1..=MSTATEEN3 => (&mut self.mstateen[usize::from(number - MSTATEEN0)], stateen::SE0),
-            _ => return None,
+            _ => return self.plain_hypervisor(number),
         })
     }
 
-    /// `mstatus` with SD: whether FS or VS is Dirty.
-    fn read_mstatus(&self) -> u64 {
-        let is_dirty = |field| self.mstatus & field == field;
-        let sd = if is_dirty(mstatus::FS) || is_dirty(mstatus::VS) { mstatus::SD } else { 0 };
-        self.mstatus | sd
+    /// Whether `stimecmp` drives `mip.STIP`.
+    pub(crate) fn has_stimecmp(&self) -> bool {
+        self.menvcfg & envcfg::STCE != 0
     }
 
     /// Writes `mstatus` or `sstatus`. The reserved value of MPP becomes U.
@@ -233,6 +298,13 @@ impl Csrs {
         self.fflags = fflags & fcsr::FLAGS as u8;
         self.mstatus |= mstatus::FS;
     }
+}
+
+/// `mstatus` or `vsstatus` with SD: whether FS or VS is Dirty.
+fn with_dirty(status: u64) -> u64 {
+    let is_dirty = |field| status & field == field;
+    let sd = if is_dirty(mstatus::FS) || is_dirty(mstatus::VS) { mstatus::SD } else { 0 };
+    status | sd
 }
 
 /// Takes the writable bits from `value` and the others from `old`.
@@ -263,10 +335,11 @@ impl Hart {
         operand: Option<u64>,
     ) -> Result<u64, IllegalInstruction> {
         self.check_csr(number, operand.is_some())?;
+        let number = if self.virtualized { hypervisor::stand_in(number) } else { number };
         let old = self.csr_value(env, number)?;
         if let Some(operand) = operand {
             // A wire that holds SEIP must not be written back into the bit that software controls.
-            let base = if number == MIP { self.csr.mip } else { old };
+            let base = if number == MIP { self.csr.mip | self.csr.hvip & mip::VSSIP } else { old };
             let new = match operation {
                 CsrOperation::Write => operand,
                 CsrOperation::Set => base | operand,
@@ -293,17 +366,22 @@ impl Hart {
     }
 
     /// Whether the current mode may access the CSR. Whether it exists is found when it is read.
-    fn check_csr(&self, number: u16, writes: bool) -> Result<(), IllegalInstruction> {
+    pub(crate) fn check_csr(&self, number: u16, writes: bool) -> Result<(), IllegalInstruction> {
         let csr = &self.csr;
         let supervisor = self.privilege == Privilege::Supervisor;
         let machine = self.privilege == Privilege::Machine;
         let allowed = match number {
             FFLAGS | FRM | FCSR => self.float_enabled(),
-            SATP => !supervisor || csr.mstatus & mstatus::TVM == 0,
-            STIMECMP => machine || csr.menvcfg & envcfg::STCE != 0 && csr.mcounteren & counters::TM != 0,
-            SENVCFG => machine || csr.mstateen[0] & stateen::ENVCFG != 0,
+            SATP | HGATP if !self.virtualized => !supervisor || csr.mstatus & mstatus::TVM == 0,
+            STIMECMP | VSTIMECMP => {
+                machine || csr.menvcfg & envcfg::STCE != 0 && csr.mcounteren & counters::TM != 0
+            }
+            SENVCFG | HENVCFG => machine || csr.mstateen[0] & stateen::ENVCFG != 0,
             SSTATEEN0..=SSTATEEN3 => {
                 machine || csr.mstateen[usize::from(number - SSTATEEN0)] & stateen::SE0 != 0
+            }
+            HSTATEEN0..=HSTATEEN3 => {
+                machine || csr.mstateen[usize::from(number - HSTATEEN0)] & stateen::SE0 != 0
             }
             CYCLE..=HPMCOUNTER31 => {
                 let bit = 1 << (number - CYCLE);
@@ -316,7 +394,13 @@ impl Hart {
             }
             _ => true,
         };
-        let permitted = self.privilege >= privilege(number) && !(writes && is_read_only(number));
+        // The hypervisor's registers are HS-mode's, and don't exist in a virtual machine.
+        let needed = match number >> 8 & 3 {
+            2 if csr.hypervisor && !self.virtualized => Privilege::Supervisor,
+            _ => privilege(number),
+        };
+        let permitted = self.privilege >= needed && !(writes && is_read_only(number));
+        let allowed = allowed && (!self.virtualized || self.may_guest_access(number));
         if allowed && permitted { Ok(()) } else { Err(IllegalInstruction) }
     }
 
@@ -334,15 +418,17 @@ impl Hart {
             FRM => u64::from(self.csr.frm),
             FCSR => u64::from(self.csr.frm) << fcsr::FRM_SHIFT | u64::from(self.csr.fflags),
             CYCLE | MCYCLE => self.csr.mcycle.value(self.retired),
+            TIME if self.virtualized => env.ticks().wrapping_add(self.csr.htimedelta),
             TIME => env.ticks(),
             INSTRET | MINSTRET => self.csr.minstret.value(self.retired),
-            SSTATUS => self.csr.read_mstatus() & SSTATUS_MASK,
+            SSTATUS => with_dirty(self.csr.mstatus) & SSTATUS_MASK,
             SIE => self.csr.mie & self.csr.mideleg & SUPERVISOR_INTERRUPTS,
             SIP => self.interrupts_pending(env) & self.csr.mideleg & SUPERVISOR_INTERRUPTS,
             STVEC => self.csr.stvec,
             SENVCFG => self.csr.senvcfg,
             SATP => self.csr.satp,
-            MSTATUS => self.csr.read_mstatus(),
+            MSTATUS => with_dirty(self.csr.mstatus),
+            MISA if self.csr.hypervisor => MISA_VALUE | misa::extension(b'H'),
             MISA => MISA_VALUE,
             MTVEC => self.csr.mtvec,
             MENVCFG => self.csr.menvcfg,
@@ -356,6 +442,7 @@ impl Hart {
             MVENDORID | MARCHID | MIMPID | MCONFIGPTR => 0,
             SSTATEEN0..=SSTATEEN3 => 0,
             HPMCOUNTER3..=HPMCOUNTER31 | MHPMCOUNTER3..=MHPMCOUNTER31 | MHPMEVENT3..=MHPMEVENT31 => 0,
+            _ if self.csr.hypervisor => return self.hypervisor_csr_value(env, number),
             _ => return Err(IllegalInstruction),
         })
     }
@@ -383,12 +470,19 @@ impl Hart {
             MIP => {
                 let timer = if csr.menvcfg & envcfg::STCE == 0 { mip::STIP } else { 0 };
                 csr.mip = merge(csr.mip, value, mip::SSIP | mip::SEIP | timer);
+                if csr.hypervisor {
+                    csr.hvip = merge(csr.hvip, value, mip::VSSIP);
+                }
             }
             STVEC => csr.stvec = legal_tvec(csr.stvec, value),
             MTVEC => csr.mtvec = legal_tvec(csr.mtvec, value),
             SENVCFG => csr.senvcfg = legal_envcfg(csr.senvcfg, value, SENVCFG_WRITABLE),
             TSELECT => csr.tselect = value,
-            _ => self.set_translation_csr(number, value),
+            _ if csr.hypervisor && self.set_hypervisor_csr(number, value) => {}
+            _ => return self.set_translation_csr(number, value),
+        }
+        if self.virtualized && matches!(number, FFLAGS | FRM | FCSR) {
+            self.mark_float_dirty();
         }
     }
 
@@ -396,6 +490,7 @@ impl Hart {
     fn set_translation_csr(&mut self, number: u16, value: u64) {
         let csr = &mut self.csr;
         match number {
+            MSTATUS if csr.hypervisor => csr.write_mstatus(value, MSTATUS_WRITABLE | MSTATUS_HYPERVISOR),
             MSTATUS => csr.write_mstatus(value, MSTATUS_WRITABLE),
             SSTATUS => csr.write_mstatus(value, SSTATUS_WRITABLE),
             SATP => {
@@ -403,6 +498,13 @@ impl Hart {
                     csr.satp = value;
                 }
             }
+            VSSTATUS => csr.vsstatus = merge(csr.vsstatus, value, SSTATUS_WRITABLE),
+            VSATP => {
+                if TranslationMode::of_satp(value).is_some_and(|mode| mode <= self.config.translation) {
+                    csr.vsatp = value;
+                }
+            }
+            HGATP => csr.write_hgatp(value, self.config.translation),
             _ => return self.set_protection_csr(number, value),
         }
         self.tlb.context_changed();
@@ -412,7 +514,14 @@ impl Hart {
     fn set_protection_csr(&mut self, number: u16, value: u64) {
         let csr = &mut self.csr;
         match number {
-            MENVCFG => csr.menvcfg = legal_envcfg(csr.menvcfg, value, MENVCFG_WRITABLE),
+            MENVCFG => {
+                csr.menvcfg = legal_envcfg(csr.menvcfg, value, MENVCFG_WRITABLE);
+                csr.henvcfg &= csr.menvcfg | !hypervisor::ENVIRONMENT;
+            }
+            HENVCFG => {
+                let writable = SENVCFG_WRITABLE | hypervisor::ENVIRONMENT & csr.menvcfg;
+                csr.henvcfg = legal_envcfg(csr.henvcfg, value, writable);
+            }
             PMPCFG0..=PMPCFG15 => csr.pmp.set_config(number - PMPCFG0, value),
             PMPADDR0..=PMPADDR63 => csr.pmp.set_address(number - PMPADDR0, value),
             _ => return,
@@ -427,20 +536,22 @@ impl Hart {
             CacheBlock::CleanOrFlush => envcfg::CBCFE,
             CacheBlock::Zero => envcfg::CBZE,
         };
-        let supervisor = self.csr.menvcfg & field != 0;
+        let csr = &self.csr;
+        let supervisor = csr.menvcfg & field != 0 && (!self.virtualized || csr.henvcfg & field != 0);
         let allowed = match self.privilege {
             Privilege::Machine => true,
             Privilege::Supervisor => supervisor,
-            Privilege::User => supervisor && self.csr.senvcfg & field != 0,
+            Privilege::User => supervisor && csr.senvcfg & field != 0,
         };
         if allowed { Ok(()) } else { Err(IllegalInstruction) }
     }
 
-    /// Whether floating-point instructions may be executed (`mstatus.FS` isn't Off).
+    /// Whether floating-point instructions may be executed (`mstatus.FS` isn't Off, and in a
+    /// virtual machine `vsstatus.FS` isn't either).
     #[inline]
     #[must_use]
     pub fn float_enabled(&self) -> bool {
-        self.csr.mstatus & mstatus::FS != 0
+        self.csr.mstatus & mstatus::FS != 0 && (!self.virtualized || self.csr.vsstatus & mstatus::FS != 0)
     }
 
     /// The dynamic rounding mode, the field `frm` of `fcsr`: 0..=7.
@@ -450,10 +561,21 @@ impl Hart {
         self.csr.frm
     }
 
-    /// Notes that an instruction wrote an `f` register: `mstatus.FS` becomes Dirty.
+    /// Notes that an instruction wrote an `f` register: `mstatus.FS` becomes Dirty; in a virtual machine
+    /// `vsstatus.FS` too.
     #[inline]
     pub fn mark_float_dirty(&mut self) {
         self.csr.mstatus |= mstatus::FS;
+        if self.virtualized {
+            self.csr.vsstatus |= mstatus::FS;
+        }
+    }
+
+    /// Whether nothing is left for [`mark_float_dirty`](Self::mark_float_dirty) to do.
+    #[must_use]
+    pub fn is_float_dirty(&self) -> bool {
+        let is_dirty = |status| status & mstatus::FS == mstatus::FS;
+        is_dirty(self.csr.mstatus) && (!self.virtualized || is_dirty(self.csr.vsstatus))
     }
 
     /// Ors the exceptions that an instruction raised into `fflags` (NV 16, DZ 8, OF 4, UF 2, NX 1).

@@ -28,6 +28,16 @@ pub enum Fault {
     Illegal,
 }
 
+impl Fault {
+    /// The same of an access to the memory of a virtual machine that the hart isn't in.
+    pub fn of_guest(self) -> Self {
+        match self {
+            Self::Trap(trap) => Self::Trap(Trap { is_guest: true, ..trap }),
+            other => other,
+        }
+    }
+}
+
 impl From<Trap> for Fault {
     fn from(trap: Trap) -> Self {
         Self::Trap(trap)
@@ -187,7 +197,7 @@ impl Hart {
 }
 
 /// What an access outside RAM leads to.
-fn not_memory(address: u64, access: Access, physical: GuestPhysical, size: u64) -> Fault {
+pub fn not_memory(address: u64, access: Access, physical: GuestPhysical, size: u64) -> Fault {
     if physical.is_aligned(size) {
         Fault::Device { physical, address: GuestVirtual(address) }
     } else {

@@ -12,6 +12,7 @@ mod code;
 mod execute;
 mod fetch;
 mod float;
+mod hypervisor;
 mod integer;
 mod memory;
 mod op;
@@ -20,10 +21,11 @@ mod stop;
 mod system;
 #[cfg(test)]
 mod tests;
+mod transform;
 
 use alloc::boxed::Box;
 
-use rvisor_isa::{Exception, Instruction, Op};
+use rvisor_isa::{Instruction, Op};
 
 use crate::exit::{Environment, Exit};
 use crate::state::Hart;
@@ -62,7 +64,7 @@ impl Interpreter {
             hart.take_interrupt(env);
             let stop = self.execute(hart, env, Extent::Instructions(left));
             self.traps += u64::from(!matches!(stop, Stop::Pause));
-            let exit = hart.resolve(stop);
+            let exit = hart.resolve(env, stop);
             if exit.is_some() {
                 return exit;
             }
@@ -107,7 +109,7 @@ impl Hart {
                 return Exit::Budget;
             }
             let stop = interpreter.execute(hart, env, Extent::Single);
-            hart.resolve(stop).unwrap_or(Exit::Budget)
+            hart.resolve(env, stop).unwrap_or(Exit::Budget)
         })
     }
 
@@ -116,7 +118,7 @@ impl Hart {
     pub fn step_uninterrupted<E: Environment>(&mut self, env: &E) -> Exit {
         self.interpret(|hart, interpreter| {
             let stop = interpreter.execute(hart, env, Extent::Single);
-            hart.resolve(stop).unwrap_or(Exit::Budget)
+            hart.resolve(env, stop).unwrap_or(Exit::Budget)
         })
     }
 
@@ -178,7 +180,7 @@ impl Hart {
             Err(fault) => stop::stop_of(self, x, bits, fault),
         };
         self.interpreter = Some(interpreter);
-        self.resolve(stop)
+        self.resolve(env, stop)
     }
 
     fn interpret(&mut self, work: impl FnOnce(&mut Self, &mut Interpreter) -> Exit) -> Exit {
@@ -198,7 +200,7 @@ impl Hart {
         pending.is_some()
     }
 
-    fn resolve(&mut self, stop: Stop) -> Option<Exit> {
+    fn resolve<E: Environment>(&mut self, env: &E, stop: Stop) -> Option<Exit> {
         match stop {
             Stop::Pause => None,
             Stop::Trap(trap) => {
@@ -206,7 +208,8 @@ impl Hart {
                 None
             }
             Stop::Illegal(bits) => {
-                self.take_trap(Trap::exception(Exception::IllegalInstruction, bits.into()));
+                let exception = self.refusal(env, bits);
+                self.take_trap(Trap::exception(exception, bits.into()));
                 None
             }
             Stop::Exit(exit) => Some(exit),

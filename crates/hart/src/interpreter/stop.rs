@@ -5,6 +5,7 @@ use rvisor_waist::Width;
 
 use super::memory::Fault;
 use super::registers::Registers;
+use super::transform;
 use crate::exit::{AccessKind, DeviceAccess, Exit, Target};
 use crate::state::Hart;
 use crate::trap::Trap;
@@ -26,6 +27,7 @@ pub enum Stop {
 #[cold]
 pub fn stop_of(hart: &Hart, x: &Registers, bits: u32, fault: Fault) -> Stop {
     match fault {
+        Fault::Trap(trap) if hart.config.hypervisor => Stop::Trap(transform::describe(x, bits, trap)),
         Fault::Trap(trap) => Stop::Trap(trap),
         Fault::Illegal => Stop::Illegal(bits),
         Fault::Device { physical, address } => match device_operands(hart, x, bits) {
@@ -51,20 +53,20 @@ fn device_operands(hart: &Hart, x: &Registers, bits: u32) -> Option<(Width, Acce
     let float = hart.f[usize::from(instruction.rs2 & 31)];
     let store_float = |width: Width| AccessKind::Store { value: width.truncate(float) };
     let (width, kind) = match instruction.op {
-        Op::Lb => (Byte, load(true)),
-        Op::Lh => (Half, load(true)),
-        Op::Lw => (Word, load(true)),
-        Op::Ld => (Double, load(false)),
-        Op::Lbu => (Byte, load(false)),
-        Op::Lhu => (Half, load(false)),
-        Op::Lwu => (Word, load(false)),
+        Op::Lb | Op::HlvB => (Byte, load(true)),
+        Op::Lh | Op::HlvH => (Half, load(true)),
+        Op::Lw | Op::HlvW => (Word, load(true)),
+        Op::Ld | Op::HlvD => (Double, load(false)),
+        Op::Lbu | Op::HlvBu => (Byte, load(false)),
+        Op::Lhu | Op::HlvHu | Op::HlvxHu => (Half, load(false)),
+        Op::Lwu | Op::HlvWu | Op::HlvxWu => (Word, load(false)),
         Op::Flh => (Half, load_float),
         Op::Flw => (Word, load_float),
         Op::Fld => (Double, load_float),
-        Op::Sb => (Byte, store(Byte)),
-        Op::Sh => (Half, store(Half)),
-        Op::Sw => (Word, store(Word)),
-        Op::Sd => (Double, store(Double)),
+        Op::Sb | Op::HsvB => (Byte, store(Byte)),
+        Op::Sh | Op::HsvH => (Half, store(Half)),
+        Op::Sw | Op::HsvW => (Word, store(Word)),
+        Op::Sd | Op::HsvD => (Double, store(Double)),
         Op::Fsh => (Half, store_float(Half)),
         Op::Fsw => (Word, store_float(Word)),
         Op::Fsd => (Double, store_float(Double)),

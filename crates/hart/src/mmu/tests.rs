@@ -1,5 +1,6 @@
-use rvisor_isa::csr::pmpcfg;
+use rvisor_isa::csr::{envcfg, pmpcfg};
 
+use super::pte::Pte;
 use super::*;
 use crate::pmp::Pmp;
 use crate::testing::{RAM, World, supervisor_hart};

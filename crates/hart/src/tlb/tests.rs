@@ -4,7 +4,7 @@ const ADDRESS: u64 = 0x1234_5000;
 const PHYSICAL: u64 = 0x8000_7000;
 
 fn context(data: Privilege, asid: Option<u16>) -> TranslationContext {
-    TranslationContext { fetch: data, data, sum: false, mxr: false, asid }
+    TranslationContext { fetch: data, data, sum: false, mxr: false, asid, guest: None }
 }
 
 fn user(asid: u16) -> TranslationContext {
@@ -20,6 +20,7 @@ fn page() -> Translation {
     Translation {
         physical: GuestPhysical(PHYSICAL),
         page_size: PAGE_SIZE,
+        fenced_size: PAGE_SIZE,
         global: false,
         whole_page: true,
         writable: false,
@@ -139,10 +140,13 @@ fn fences_forget_what_their_operands_name() {
                 Some(_) if page_size > PAGE_SIZE => (false, asid.is_some()),
                 _ => (local_stays, global_stays),
             };
-            let mut tlb = filled(supervisor(1), Translation { page_size, ..page() });
+            let mut tlb = filled(supervisor(1), Translation { page_size, fenced_size: page_size, ..page() });
             tlb.flush(address, asid);
             assert_eq!(hits(&mut tlb, supervisor(1)), local_stays, "{address:?} {asid:?} {page_size:#x}");
-            let mut tlb = filled(supervisor(1), Translation { page_size, global: true, ..page() });
+            let mut tlb = filled(
+                supervisor(1),
+                Translation { page_size, fenced_size: page_size, global: true, ..page() },
+            );
             tlb.flush(address, asid);
             // More may be forgotten than was asked for.
             if !global_stays {

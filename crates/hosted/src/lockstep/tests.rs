@@ -55,7 +55,8 @@ impl Test {
         for (&word, place) in program.iter().zip(0..) {
             memory.store(RAM_BASE.offset(4 * place), word).expect("inside RAM");
         }
-        let config = VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv57 };
+        let config =
+            VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv57, hypervisor: false };
         let stream = || Stream::new().backend();
         let backends = Backends { serial: stream(), sbi_console: stream(), virtio: Vec::new() };
         let clock = Arc::new(SteppedClock::new(HostClock::new()));

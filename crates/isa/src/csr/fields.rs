@@ -88,6 +88,44 @@ pub const SSTATUS_MASK: u64 = mstatus::SIE
 /// Values of UXL, SXL and `misa.MXL` for 64-bit registers.
 pub const XLEN_64: u64 = 2;
 
+/// Fields of `hstatus`.
+pub mod hstatus {
+    /// Big-endian data in VS-mode.
+    pub const VSBE: u64 = 1 << 5;
+    /// Guest virtual address in `stval`.
+    pub const GVA: u64 = 1 << 6;
+    /// Virtualization mode before the trap to HS-mode.
+    pub const SPV: u64 = 1 << 7;
+    /// Mode before the trap to HS-mode, where it came from a virtual machine: that of `hlv` and `hsv`.
+    pub const SPVP: u64 = 1 << 8;
+    /// `hlv` and `hsv` in U-mode.
+    pub const HU: u64 = 1 << 9;
+    /// Which guest external interrupt is VS-mode's.
+    pub const VGEIN: u64 = 0x3f << 12;
+    /// Trap `satp` and `sfence.vma` in VS-mode.
+    pub const VTVM: u64 = 1 << 20;
+    /// Trap `wfi` in VS-mode.
+    pub const VTW: u64 = 1 << 21;
+    /// Trap `sret` in VS-mode.
+    pub const VTSR: u64 = 1 << 22;
+    /// Position of VSXL.
+    pub const VSXL_SHIFT: u32 = 32;
+    /// Width of registers in VS-mode.
+    pub const VSXL: u64 = 3 << VSXL_SHIFT;
+}
+
+/// Fields of `hgatp`; MODE is where `satp` has it, with the same values: Sv39x4, Sv48x4, Sv57x4.
+pub mod hgatp {
+    /// Physical page number of the root table, which is aligned to 16 KiB.
+    pub const PPN: u64 = (1 << 44) - 4;
+    /// Position of VMID.
+    pub const VMID_SHIFT: u32 = 44;
+    /// Virtual-machine identifier.
+    pub const VMID: u64 = 0x3fff << VMID_SHIFT;
+    /// MODE.
+    pub const MODE: u64 = 0xf << super::satp::MODE_SHIFT;
+}
+
 /// Fields of `misa`.
 pub mod misa {
     /// Position of MXL.
@@ -104,16 +142,24 @@ pub mod misa {
 pub mod mip {
     /// Supervisor software interrupt.
     pub const SSIP: u64 = 1 << 1;
+    /// Supervisor software interrupt of a virtual machine.
+    pub const VSSIP: u64 = 1 << 2;
     /// Machine software interrupt.
     pub const MSIP: u64 = 1 << 3;
     /// Supervisor timer interrupt.
     pub const STIP: u64 = 1 << 5;
+    /// Supervisor timer interrupt of a virtual machine.
+    pub const VSTIP: u64 = 1 << 6;
     /// Machine timer interrupt.
     pub const MTIP: u64 = 1 << 7;
     /// Supervisor external interrupt.
     pub const SEIP: u64 = 1 << 9;
+    /// Supervisor external interrupt of a virtual machine.
+    pub const VSEIP: u64 = 1 << 10;
     /// Machine external interrupt.
     pub const MEIP: u64 = 1 << 11;
+    /// External interrupt of a virtual machine, for its hypervisor.
+    pub const SGEIP: u64 = 1 << 12;
     /// Local counter overflow.
     pub const LCOFIP: u64 = 1 << 13;
 }

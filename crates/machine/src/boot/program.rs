@@ -169,6 +169,7 @@ impl<'a> Program<'a> {
             memory: ram.clone(),
             machine_mode: config.machine_mode,
             translation: config.translation,
+            hypervisor: config.hypervisor,
             lacking,
             virtio_slots: VIRTIO_SLOTS,
             command_line,

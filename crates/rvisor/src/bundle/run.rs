@@ -52,6 +52,7 @@ fn run_hosted(options: &BundleRun, monitor: &Path, bundle: &[u8]) -> anyhow::Res
         harts: options.size.cpus.get() as usize,
         memory: options.size.memory,
         machine_mode: program.needs_machine_mode(),
+        hypervisor: options.size.hypervisor(),
         disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
         network: network(options.net, &options.publish)?,
         serial: serial.clone(),
@@ -87,7 +88,8 @@ fn run_qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<ExitCode> {
 /// QEMU's command line.
 fn qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new("qemu-system-riscv64");
-    command.args(["-M", "virt", "-cpu", "rv64,h=false", "-nographic", "-no-reboot"]);
+    let cpu = if options.size.hypervisor() { "rv64,h=true" } else { "rv64,h=false" };
+    command.args(["-M", "virt", "-cpu", cpu, "-nographic", "-no-reboot"]);
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.args(["-smp", &options.size.cpus.to_string()]);
     command.args(["-m", &format!("{}M", options.size.memory >> 20)]);

@@ -53,7 +53,8 @@ pub struct Machine {
 
 impl Machine {
     fn new(engine: Box<dyn Engine<HostMemory>>) -> Self {
-        let config = VmConfig { harts: 1, machine_mode: true, translation: TranslationMode::Sv57 };
+        let config =
+            VmConfig { harts: 1, machine_mode: true, translation: TranslationMode::Sv57, hypervisor: false };
         let backends =
             Backends { serial: Box::new(NoConsole), sbi_console: Box::new(NoConsole), virtio: Vec::new() };
         let memory = HostMemory::new(GuestPhysical(RAM), RAM_SIZE).expect("the host has memory");

@@ -43,7 +43,8 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(ram: u64, machine_mode: bool) -> Self {
-        let config = VmConfig { harts: 1, machine_mode, translation: TranslationMode::Sv57 };
+        let config =
+            VmConfig { harts: 1, machine_mode, translation: TranslationMode::Sv57, hypervisor: false };
         let backends =
             Backends { serial: Box::new(Nobody), sbi_console: Box::new(Nobody), virtio: Vec::new() };
         let memory = HostMemory::new(GuestPhysical(RAM), ram).expect("the host has memory");
