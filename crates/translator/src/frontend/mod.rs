@@ -4,7 +4,7 @@
 //! control leaves the page, where the target isn't known, at system instructions, and where code repeats. A
 //! *trace* goes the way of branches that are mostly taken instead.
 
-use rvisor_isa::{Instruction, Op, decode};
+use rvisor_isa::{Extension, Instruction, Op, decode};
 
 use crate::backend::x64::system;
 use crate::ir::{End, Node, Offset, Superblock};
@@ -176,6 +176,8 @@ fn follow(node: &Node, address: Option<Offset>) -> Follow {
         | Op::SinvalVma
         | Op::SfenceWInval
         | Op::SfenceInvalIr
+        | Op::HinvalVvma
+        | Op::HinvalGvma
         | Op::CboInval
         | Op::CboClean
         | Op::CboFlush
@@ -186,6 +188,7 @@ fn follow(node: &Node, address: Option<Offset>) -> Follow {
         | Op::Wfi
         | Op::WrsNto
         | Op::WrsSto => Follow::End(End::System),
+        op if op.extension() == Extension::H => Follow::End(End::System),
         _ => Follow::Next,
     }
 }

@@ -65,7 +65,7 @@ pub struct Frame {
     pub mappings: u32,
     /// Jumps across pages that found their mappings changed, until one of them is relinked.
     pub relink: i32,
-    /// Whether floating-point instructions may be executed on the host's unit: `mstatus.FS` is Dirty, and
+    /// Whether floating-point instructions may be executed on the host's unit: all FS that count are Dirty, and
     /// the host has the rounding mode.
     pub float_ready: u8,
     /// `fflags` for each combination of MXCSR's flags.
@@ -79,7 +79,10 @@ pub struct Frame {
     /// TLBs of S-mode without and with access to user pages, or null.
     pub supervisor_tlbs: [*mut Tlb; 2],
     /// The hart's CSRs.
-    pub csr: *mut Csrs,
+    pub csrs: *mut Csrs,
+    /// The same, moved so that the supervisor's are those of the current virtualization mode: see
+    /// [`Csrs::VIRTUAL_OFFSET`].
+    pub supervisor_csrs: *mut Csrs,
     /// The jump cache of the current address space.
     pub jumps: *mut JumpEntry,
     /// Selects the bits of an entry's index, times two, in a folded jump target.

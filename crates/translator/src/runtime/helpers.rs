@@ -207,6 +207,7 @@ extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, s
                 })
             }
             Ok(None) => run.interpret_load(frame, site),
+            Err(_) if run.hart.config().hypervisor => run.interpret_load(frame, site),
             Err(trap) => run.trap(frame, site, trap),
         }
     })
@@ -224,6 +225,8 @@ extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, 
         match run.translate(address, Access::Store, site.bytes()) {
             // The interpreter knows how to store, and to note that it did.
             Ok(Some(_) | None) => run.interpret(frame, site),
+            // So does it how to describe the instruction.
+            Err(_) if run.hart.config().hypervisor => run.interpret(frame, site),
             Err(trap) => run.trap(frame, site, trap),
         }
     })
@@ -275,7 +278,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
 
     /// The code to go on with at the hart's program counter, after its state may have changed.
     fn dispatch_changed(&mut self, frame: &mut Frame) -> u64 {
-        if self.exit.is_some() || frame.budget < 0 || self.environment().attention() {
+        if self.exit.is_some() || frame.budget <= 0 || self.environment().attention() {
             return 0;
         }
         self.refresh(frame);
@@ -362,7 +365,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         let is_clean = memory.code_pages().is_none_or(|pages| pages.is_clean(physical));
         let can_load = translation.readable || access == Access::Load;
         let can_store = (translation.writable || access == Access::Store) && !is_clean;
-        let large = (translation.page_size > PAGE_SIZE).then_some(translation.page_size);
+        let large = (translation.fenced_size > PAGE_SIZE).then_some(translation.fenced_size);
         let entry = TlbEntry {
             load: if can_load { page } else { TlbEntry::no_page(index) },
             store: if can_store { page } else { TlbEntry::no_page(index) },

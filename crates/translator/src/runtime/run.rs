@@ -5,8 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rvisor_hart::{Access, CacheBlock, Environment, Exit, Hart, Reservation, Trap};
-use rvisor_isa::csr::mstatus;
+use rvisor_hart::{Access, CacheBlock, Csrs, Environment, Exit, Hart, Reservation, Trap};
 use rvisor_isa::{Instruction, Privilege};
 use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
@@ -275,6 +274,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
             everything |= address.is_none() && asid.is_none();
             spaces.fence(address.map(|address| address.0), asid);
         });
+        self.hart.take_guest_fences(|fence| spaces.fence_guest(&fence));
         if everything || self.hart.code_epoch() != self.state.epoch {
             self.state.epoch = self.hart.code_epoch();
             self.fence_instructions();
@@ -295,7 +295,9 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         frame.zero_ready = u8::from(self.hart.check_cache_block(CacheBlock::Zero).is_ok());
         frame.is_supervisor = u8::from(self.hart.privilege == Privilege::Supervisor);
         frame.is_held_back = u8::from(self.hart.is_interrupt_held_back(&env));
-        frame.csr = std::ptr::from_mut(&mut self.hart.csr);
+        frame.csrs = std::ptr::from_mut(&mut self.hart.csr);
+        let offset = if self.hart.virtualized { Csrs::VIRTUAL_OFFSET } else { 0 };
+        frame.supervisor_csrs = frame.csrs.wrapping_byte_add(offset);
         self.refresh_float(frame);
     }
 
@@ -305,9 +307,8 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         /// All exceptions masked.
         const MASKED: u32 = 0x1f80;
         const ROUNDING_SHIFT: u32 = 13;
-        let is_dirty = self.hart.csr.mstatus & mstatus::FS == mstatus::FS;
         let rounding = ROUNDING.get(usize::from(self.hart.csr.frm));
-        frame.float_ready = u8::from(is_dirty && rounding.is_some());
+        frame.float_ready = u8::from(self.hart.is_float_dirty() && rounding.is_some());
         let flags = frame.guest_mxcsr & MXCSR_FLAGS;
         frame.guest_mxcsr = MASKED | rounding.unwrap_or(&0) << ROUNDING_SHIFT | flags;
     }

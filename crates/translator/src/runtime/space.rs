@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
-use rvisor_hart::{Span, Translation, TranslationContext};
+use rvisor_hart::{GuestFence, Span, Translation, TranslationContext};
 use rvisor_isa::Privilege;
 use rvisor_waist::PAGE_SIZE;
 
@@ -191,6 +191,27 @@ pub enum DataKey {
     Supervisor(bool),
     /// S-mode with access to user pages (SUM).
     SupervisorAndUser(u16, bool),
+    /// A virtual machine, by its VMID, without translation of its own.
+    GuestPhysical(u16),
+    /// VU-mode in an address space of a virtual machine.
+    GuestUser(u16, u16),
+    /// VS-mode without access to user pages.
+    GuestSupervisor(u16),
+    /// VS-mode with access to user pages.
+    GuestSupervisorAndUser(u16, u16),
+}
+
+impl DataKey {
+    /// The virtual machine's VMID, and the ASID where the space is one address space's.
+    const fn guest(self) -> Option<(u16, Option<u16>)> {
+        match self {
+            Self::GuestPhysical(vmid) | Self::GuestSupervisor(vmid) => Some((vmid, None)),
+            Self::GuestUser(vmid, asid) | Self::GuestSupervisorAndUser(vmid, asid) => {
+                Some((vmid, Some(asid)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Which fetches share jump targets.
@@ -202,10 +223,35 @@ pub enum CodeKey {
     User(u16),
     /// S-mode.
     Supervisor,
+    /// A virtual machine, by its VMID, without translation of its own.
+    GuestPhysical(u16),
+    /// VU-mode in an address space of a virtual machine.
+    GuestUser(u16, u16),
+    /// VS-mode.
+    GuestSupervisor(u16),
+}
+
+impl CodeKey {
+    /// The same as [`DataKey::guest`].
+    const fn guest(self) -> Option<(u16, Option<u16>)> {
+        match self {
+            Self::GuestPhysical(vmid) | Self::GuestSupervisor(vmid) => Some((vmid, None)),
+            Self::GuestUser(vmid, asid) => Some((vmid, Some(asid))),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a kernel's.
+    const fn is_kernel(self) -> bool {
+        matches!(self, Self::Supervisor | Self::GuestSupervisor(_))
+    }
 }
 
 /// The keys of a context.
 pub fn keys(context: &TranslationContext) -> (DataKey, CodeKey) {
+    if let Some(vmid) = context.guest {
+        return guest_keys(context, vmid);
+    }
     let data = match (context.data, context.asid) {
         (Privilege::Machine, _) => DataKey::Physical(true),
         (_, None) => DataKey::Physical(false),
@@ -218,6 +264,24 @@ pub fn keys(context: &TranslationContext) -> (DataKey, CodeKey) {
         (_, None) => CodeKey::Physical(false),
         (Privilege::User, Some(asid)) => CodeKey::User(asid),
         (Privilege::Supervisor, Some(_)) => CodeKey::Supervisor,
+    };
+    (data, code)
+}
+
+/// The same in a virtual machine; M-mode is never in one.
+fn guest_keys(context: &TranslationContext, vmid: u16) -> (DataKey, CodeKey) {
+    let data = match (context.data, context.asid) {
+        (Privilege::Machine, _) => DataKey::Physical(true),
+        (_, None) => DataKey::GuestPhysical(vmid),
+        (Privilege::User, Some(asid)) => DataKey::GuestUser(vmid, asid),
+        (Privilege::Supervisor, Some(asid)) if context.sum => DataKey::GuestSupervisorAndUser(vmid, asid),
+        (Privilege::Supervisor, Some(_)) => DataKey::GuestSupervisor(vmid),
+    };
+    let code = match (context.fetch, context.asid) {
+        (Privilege::Machine, _) => CodeKey::Physical(true),
+        (_, None) => CodeKey::GuestPhysical(vmid),
+        (Privilege::User, Some(asid)) => CodeKey::GuestUser(vmid, asid),
+        (Privilege::Supervisor, Some(_)) => CodeKey::GuestSupervisor(vmid),
     };
     (data, code)
 }
@@ -321,7 +385,7 @@ impl CodeSpace {
     fn new(key: CodeKey) -> Self {
         Self {
             key,
-            jumps: JumpCache::new(if key == CodeKey::Supervisor { KERNEL_JUMPS } else { JUMPS }),
+            jumps: JumpCache::new(if key.is_kernel() { KERNEL_JUMPS } else { JUMPS }),
             mappings: 0,
             pages: FxHashMap::default(),
             places: FxHashMap::default(),
@@ -525,10 +589,10 @@ impl Spaces {
         let (data, code) = keys(&context);
         let (data, code) = (self.find_data(data), self.find_code(code));
         let is_supervisor = context.fetch == Privilege::Supervisor && context.data == Privilege::Supervisor;
-        let supervisor = context.asid.filter(|_| is_supervisor).map(|asid| {
-            let keys = [DataKey::Supervisor(context.mxr), DataKey::SupervisorAndUser(asid, context.mxr)];
-            keys.map(|key| self.find_data(key))
-        });
+        let supervisor = context
+            .asid
+            .filter(|_| is_supervisor)
+            .map(|_| [false, true].map(|sum| self.find_data(keys(&TranslationContext { sum, ..context }).0)));
         if self.known.len() == KNOWN {
             self.known.clear();
         }
@@ -575,7 +639,7 @@ impl Spaces {
             let oldest = (0..SPACES).min_by_key(|&index| self.code[index].last_use).unwrap_or(0);
             self.known.clear();
             self.code_by_key.remove(&self.code[oldest].key);
-            if [self.code[oldest].key, key].contains(&CodeKey::Supervisor) {
+            if self.code[oldest].key.is_kernel() != key.is_kernel() {
                 // Its jump cache has another size.
                 self.code[oldest] = CodeSpace::new(key);
             }
@@ -662,6 +726,29 @@ impl Spaces {
             && self.code[index].private == Some(asid)
         {
             self.code[index].fence(address);
+        }
+    }
+
+    /// The same for virtual machines; where the second stage has changed, everything of theirs.
+    pub fn fence_guest(&mut self, fence: &GuestFence) {
+        let is_concerned = |guest: Option<(u16, Option<u16>)>, private: Option<u16>| {
+            guest.is_some_and(|(vmid, asid)| {
+                let asid = asid.or(private);
+                fence.vmid.is_none_or(|fenced| fenced == vmid)
+                    && fence.asid.is_none_or(|fenced| asid == Some(fenced))
+            })
+        };
+        let address = fence.address.map(|address| address.0);
+        for space in &mut self.data {
+            if is_concerned(space.key.guest(), space.private) {
+                space.fence(address);
+            }
+        }
+        for space in &mut self.code {
+            if is_concerned(space.key.guest(), space.private) {
+                // The first stage's page may be larger than what is known of it here.
+                space.fence(None);
+            }
         }
     }
 

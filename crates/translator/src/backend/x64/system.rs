@@ -15,7 +15,8 @@ use crate::runtime::frame::Frame;
 const ZERO_READY: Mem = Mem::new(RSP, offset_of!(Frame, zero_ready) as i32);
 const IS_SUPERVISOR: Mem = Mem::new(RSP, offset_of!(Frame, is_supervisor) as i32);
 const IS_HELD_BACK: Mem = Mem::new(RSP, offset_of!(Frame, is_held_back) as i32);
-const CSR: Mem = Mem::new(RSP, offset_of!(Frame, csr) as i32);
+const CSR: Mem = Mem::new(RSP, offset_of!(Frame, supervisor_csrs) as i32);
+const FLOAT_CSR: Mem = Mem::new(RSP, offset_of!(Frame, csrs) as i32);
 const GUEST_MXCSR: Mem = Mem::new(RSP, offset_of!(Frame, guest_mxcsr) as i32);
 const SCRATCH: Mem = Mem::new(RSP, offset_of!(Frame, scratch) as i32);
 const TLB: Mem = Mem::new(RSP, offset_of!(Frame, tlb) as i32);
@@ -181,7 +182,7 @@ impl Lowering<'_> {
         const ALL: i32 = 0x1f;
         self.check_float();
         self.asm.stmxcsr(GUEST_MXCSR);
-        self.asm.mov(Quad, RCX, CSR);
+        self.asm.mov(Quad, RCX, FLOAT_CSR);
         self.asm.mov(Double, RAX, GUEST_MXCSR);
         self.asm.alu_imm(Alu::And, Double, RAX, HOST_FLAGS);
         self.asm.load(1, false, RAX, Mem::indexed(RSP, RAX, 0, offset_of!(Frame, flags) as i32));

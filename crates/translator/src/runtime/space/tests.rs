@@ -7,7 +7,7 @@ const OTHER: u64 = 0x7f_3000;
 const PHYSICAL: u64 = 0x8000_5000;
 
 fn context(privilege: Privilege, sum: bool, asid: u16) -> TranslationContext {
-    TranslationContext { fetch: privilege, data: privilege, sum, mxr: false, asid: Some(asid) }
+    TranslationContext { fetch: privilege, data: privilege, sum, mxr: false, asid: Some(asid), guest: None }
 }
 
 fn user(asid: u16) -> TranslationContext {
