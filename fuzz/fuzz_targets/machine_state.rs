@@ -49,7 +49,7 @@ fn machine(machine_mode: bool) -> (Vm<TestMemory>, Vec<VirtualHart>) {
             }),
         ],
     };
-    let config = VmConfig { harts: 2, machine_mode, translation: TranslationMode::Sv57 };
+    let config = VmConfig { harts: 2, machine_mode, translation: TranslationMode::Sv57, hypervisor: true };
     let vm = Vm::new(config, Arc::new(TestMemory::new(1 << 20)), Arc::new(Time), backends);
     let harts = (0..2).map(|index| VirtualHart::new(index, &vm)).collect();
     (vm, harts)

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use rvisor_oracle::{Comparison, Report, qemu};
 
-const USAGE: &str = "usage: rvisor-oracle [--against sail|qemu] [--count INSTRUCTIONS] [--seed NUMBER]";
+const USAGE: &str =
+    "usage: rvisor-oracle [--against sail|qemu] [--extensions h] [--count INSTRUCTIONS] [--seed NUMBER]";
 
 struct Arguments {
     against_qemu: bool,
+    hypervisor: bool,
     count: u64,
     seed: u64,
 }
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
         // The guest's memory is a file; best in memory itself.
         let shared = Path::new("/dev/shm");
         let directory = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
-        return match qemu::compare(arguments.count, arguments.seed, &directory) {
+        return match qemu::compare(arguments.count, arguments.seed, arguments.hypervisor, &directory) {
             Ok(report) => print(&report),
             Err(error) => {
                 eprintln!("qemu-system-riscv64: {error}");
@@ -42,17 +44,19 @@ fn print(report: &Report) -> ExitCode {
 
 /// What the command line says; `None` where it makes no sense.
 fn arguments() -> Option<Arguments> {
-    let mut parsed = Arguments { against_qemu: false, count: 1_000_000, seed: 1 };
+    let mut parsed = Arguments { against_qemu: false, hypervisor: false, count: 1_000_000, seed: 1 };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next()?;
         match (name.as_str(), value.as_str()) {
             ("--against", "sail") => parsed.against_qemu = false,
             ("--against", "qemu") => parsed.against_qemu = true,
+            ("--extensions", "h") => parsed.hypervisor = true,
             ("--count", count) => parsed.count = count.parse().ok()?,
             ("--seed", seed) => parsed.seed = seed.parse().ok()?,
             _ => return None,
         }
     }
-    Some(parsed)
+    // The Sail model's translation doesn't have it.
+    (parsed.against_qemu || !parsed.hypervisor).then_some(parsed)
 }

@@ -3,6 +3,7 @@
 use rvisor_isa::csr::{envcfg, mstatus, satp};
 use rvisor_isa::{Extension, Instruction, Op, Privilege, compressed, csr, decode, encode};
 
+use super::guest::{self, Guest};
 use super::layout::*;
 use crate::random::Random;
 use crate::world::RAM;
@@ -26,6 +27,8 @@ pub struct Case {
     pub sample: u64,
     pub entries_at: u64,
     pub entries: [u64; 2],
+    /// With the hypervisor extension.
+    pub guest: Option<Guest>,
 }
 
 /// Where a memory operand is to point.
@@ -34,12 +37,16 @@ enum Region {
     Physical,
     UserAlias,
     Window,
+    /// The window, by a table that the second stage maps as the case says.
+    TableWindow,
+    /// The second stage's window.
+    SecondWindow,
     Anywhere,
 }
 
 impl Case {
-    /// Draws a case.
-    pub fn random(random: &mut Random) -> Self {
+    /// Draws a case, for harts with the hypervisor extension or without.
+    pub fn random(random: &mut Random, hypervisor: bool) -> Self {
         let mode = random.pick(&[Privilege::User, Privilege::Supervisor, Privilege::Machine]);
         let translation = random.pick(&[satp::BARE, satp::SV39, satp::SV39, satp::SV48, satp::SV57]);
         let root = match translation {
@@ -50,7 +57,16 @@ impl Case {
         let code = LANDING + LANDING_SIZE / 2 + random.pick(&CODE_OFFSETS);
         let status = Self::status(random, mode);
         let is_machine = mode == Privilege::Machine;
-        let translates = translation != satp::BARE && (!is_machine || status & mstatus::MPRV != 0);
+        let menvcfg = random.bits() & (envcfg::ADUE | envcfg::PBMTE | envcfg::CBCFE | envcfg::CBZE)
+            | random.pick(&[0, 1, 3]) << envcfg::CBIE_SHIFT;
+        let menvcfg = if hypervisor { menvcfg | random.bits() & envcfg::STCE } else { menvcfg };
+        let guest = hypervisor.then(|| Guest::random(random, mode, menvcfg));
+        let inside = guest.as_ref().filter(|guest| guest.virtualized);
+        let translates = match inside {
+            Some(guest) => guest.translates(),
+            None => translation != satp::BARE && (!is_machine || status & mstatus::MPRV != 0),
+        };
+        let status = if inside.is_some() { status | mstatus::MPV } else { status };
         let pc = if translates && mode == Privilege::User { code - RAM + USER_ALIAS } else { code };
         let mut case = Self {
             instructions: Vec::new(),
@@ -66,12 +82,12 @@ impl Case {
             },
             pc,
             code,
-            menvcfg: random.bits() & (envcfg::ADUE | envcfg::PBMTE | envcfg::CBCFE | envcfg::CBZE)
-                | random.pick(&[0, 1, 3]) << envcfg::CBIE_SHIFT,
+            menvcfg,
             pmpcfg: Self::protection(random),
             sample: DATA,
             entries_at: NO_ENTRIES,
             entries: [0; 2],
+            guest,
         };
         case.x[0] = 0;
         case.draw_instructions(random, translates);
@@ -103,10 +119,14 @@ impl Case {
     }
 
     fn draw_instructions(&mut self, random: &mut Random, translates: bool) {
+        if self.guest.is_some() && random.chance(25) {
+            let bits = guest::csr_instruction(random, &mut self.x);
+            return self.instructions.push(bits);
+        }
         loop {
             let bits = if random.chance(20) { random.bits() as u32 & 0xffff } else { operation(random) };
             let Some(instruction) = decode(bits) else { continue };
-            if bits & 3 == 3 && instruction.length == 2 || !is_safe(&instruction) {
+            if bits & 3 == 3 && instruction.length == 2 || !is_safe(&instruction, self.guest.is_some()) {
                 continue;
             }
             self.aim(random, &instruction, translates);
@@ -131,7 +151,27 @@ impl Case {
             let here = if translates && self.pc < RAM { landing - RAM + USER_ALIAS } else { landing };
             self.x[rs1] = if random.chance(60) { here } else { random.bits() | 1 << 62 };
         } else if is_memory(op) {
-            let region = if translates {
+            let inside = self.guest.as_ref().filter(|guest| guest.virtualized || guest::is_of_hypervisor(op));
+            let region = if let Some(guest) = inside {
+                if guest.translates() {
+                    random.pick(&[
+                        Region::Physical,
+                        Region::UserAlias,
+                        Region::Window,
+                        Region::Window,
+                        Region::Window,
+                        if guest.csr(csr::HGATP) == 0 { Region::Window } else { Region::TableWindow },
+                        Region::Anywhere,
+                    ])
+                } else {
+                    random.pick(&[
+                        Region::Physical,
+                        Region::SecondWindow,
+                        Region::SecondWindow,
+                        Region::Anywhere,
+                    ])
+                }
+            } else if translates {
                 random.pick(&[
                     Region::Physical,
                     Region::UserAlias,
@@ -158,6 +198,13 @@ impl Case {
             self.entries_at = TABLES + 0x4000 + 8 * page;
             self.entries = [0, 1].map(|next| entry(random, DATA + (((page + next) % 16) << 12)));
             self.sample = DATA + ((page % 16) << 12) + (offset & 0xfc0);
+            if let Some(guest) = self.guest.as_mut().filter(|_| random.chance(60)) {
+                let (window, sample) = guest.window(random);
+                let flags = |entry: u64| entry & !(((1 << 44) - 1) << 10);
+                self.entries =
+                    [0, 1].map(|next| flags(self.entries[next]) | ((window >> 12) + next as u64) << 10);
+                self.sample = sample & !0xfff | offset & 0xfc0;
+            }
             WINDOW + offset
         } else {
             let offset = (random.below(500) + 1) << 21 | random.below(1 << 21);
@@ -180,6 +227,21 @@ impl Case {
             Region::Physical => physical,
             Region::UserAlias => physical - RAM + USER_ALIAS,
             Region::Window => self.target_in_window(random),
+            Region::TableWindow => {
+                let target = self.target_in_window(random);
+                if let Some(guest) = &mut self.guest {
+                    guest.map_tables(random);
+                }
+                target - WINDOW + TABLE_WINDOW
+            }
+            Region::SecondWindow => match &mut self.guest {
+                Some(guest) => {
+                    let (target, sample) = guest.window(random);
+                    self.sample = sample;
+                    target
+                }
+                None => physical,
+            },
             // Nothing is there, on either side.
             Region::Anywhere => random.bits() | 1 << 58,
         }
@@ -251,14 +313,22 @@ fn is_memory(op: Op) -> bool {
     );
     let is_other = matches!(
         op.extension(),
-        Extension::A | Extension::Zacas | Extension::Zicbom | Extension::Zicboz | Extension::Zicbop
+        Extension::A
+            | Extension::Zacas
+            | Extension::Zicbom
+            | Extension::Zicboz
+            | Extension::Zicbop
+            | Extension::H
     );
     is_integer_access || is_other || is_float_access(op)
 }
 
 /// Whether the harness survives the instruction, and both sides must do the same.
-fn is_safe(instruction: &Instruction) -> bool {
+fn is_safe(instruction: &Instruction, hypervisor: bool) -> bool {
     match instruction.op {
+        // With the extension, where `sret` returns to is the case's.
+        Op::Sret if hypervisor => true,
+        op if guest::is_of_hypervisor(op) => hypervisor,
         // Waits, on one side or the other.
         Op::Wfi | Op::WrsNto | Op::WrsSto => false,
         // Where these return to is what other cases left.
@@ -282,6 +352,7 @@ pub fn tables() -> Vec<[u64; 512]> {
     tables[0][2] = RAM >> 12 << 10 | VALID | RWXAD;
     tables[0][4] = RAM >> 12 << 10 | VALID | RWXAD | USER;
     tables[0][5] = pointer(3);
+    tables[0][6] = (WINDOW + (511 << 12)) >> 12 << 10 | VALID;
     tables[1][0] = pointer(0);
     tables[2][0] = pointer(1);
     tables[3][0] = pointer(4);
@@ -289,7 +360,7 @@ pub fn tables() -> Vec<[u64; 512]> {
 }
 
 /// A leaf that is often legal.
-fn entry(random: &mut Random, physical: u64) -> u64 {
+pub fn entry(random: &mut Random, physical: u64) -> u64 {
     const USUAL: u64 = 0xc1;
     let bits = random.bits();
     let flags = bits & 0x3ff | if random.chance(70) { USUAL } else { 0 };

@@ -3,12 +3,15 @@
 use rvisor_isa::csr::*;
 use rvisor_isa::{Instruction, Op, encode};
 
+use super::guest::{AFTER, BEFORE};
 use super::layout::{CASES, HARNESS, PMP_ADDRESSES, field};
 
 /// The test finisher and the value that ends the batch.
 pub const FINISHER: u64 = 0x10_0000;
 /// See [`FINISHER`].
 pub const PASS: u64 = 0x5555;
+/// The ACLINT's `mtimecmp`, which is 0 after reset: MTIP would be pending.
+pub const TIMER: u64 = 0x200_4000;
 /// What the landing area is full of: `c.ebreak`.
 pub const LANDED: u16 = 0x9002;
 
@@ -79,19 +82,19 @@ pub fn entry() -> Vec<u32> {
 }
 
 /// The program for `cases` cases.
-pub fn program(cases: u64) -> Vec<u32> {
+pub fn program(cases: u64, hypervisor: bool) -> Vec<u32> {
     // The handler's address is known when the part before it is; its length doesn't depend on the address.
-    let (_, handler) = assemble(cases, HARNESS);
-    assemble(cases, handler).0
+    let (_, handler) = assemble(cases, hypervisor, HARNESS);
+    assemble(cases, hypervisor, handler).0
 }
 
-fn assemble(cases: u64, handler: u64) -> (Vec<u32>, u64) {
+fn assemble(cases: u64, hypervisor: bool, handler: u64) -> (Vec<u32>, u64) {
     let mut assembler = Assembler { words: Vec::new() };
     set_up(&mut assembler, handler);
     let next = assembler.address();
-    enter(&mut assembler);
+    enter(&mut assembler, hypervisor);
     let handler = assembler.address();
-    leave(&mut assembler, next, CASES + cases * field::SIZE);
+    leave(&mut assembler, hypervisor, next, CASES + cases * field::SIZE);
     (assembler.words, handler)
 }
 
@@ -104,6 +107,9 @@ fn set_up(assembler: &mut Assembler, handler: u64) {
     }
     assembler.rri(Op::Addi, 5, 0, -1);
     assembler.write_csr(PMPADDR0 + 7, 5);
+    assembler.write_csr(STIMECMP, 5);
+    assembler.load_value(6, TIMER);
+    assembler.store(Op::Sd, 5, 6, 0);
     for number in [MEDELEG, MIDELEG, MIE, SEPC] {
         assembler.write_csr(number, 0);
     }
@@ -111,7 +117,7 @@ fn set_up(assembler: &mut Assembler, handler: u64) {
 }
 
 /// Loads everything from the case and goes to its instruction.
-fn enter(assembler: &mut Assembler) {
+fn enter(assembler: &mut Assembler, hypervisor: bool) {
     // A reservation that the last case left must not last.
     assembler.emit(Instruction { rs1: CASE, ..Instruction::new(Op::ScD, 4) });
     assembler.write_csr(MSCRATCH, CASE);
@@ -139,6 +145,9 @@ fn enter(assembler: &mut Assembler) {
     assembler.set_csr_from_case(SATP, field::SATP);
     assembler.set_csr_from_case(MEPC, field::PC);
     assembler.plain(Op::SfenceVma);
+    if hypervisor {
+        enter_guest(assembler);
+    }
     assembler.set_csr_from_case(MSTATUS, field::MSTATUS);
     for register in 1..32 {
         assembler.load(Op::Ld, register, CASE, field::X + 8 * u64::from(register));
@@ -146,24 +155,59 @@ fn enter(assembler: &mut Assembler) {
     assembler.plain(Op::Mret);
 }
 
+/// The same for what the hypervisor extension adds.
+fn enter_guest(assembler: &mut Assembler) {
+    for (number, offset) in BEFORE.into_iter().zip((field::BEFORE..).step_by(8)) {
+        assembler.set_csr_from_case(number, offset);
+    }
+    // What other cases left.
+    for number in [SCAUSE, STVAL, MTVAL2, MTINST] {
+        assembler.write_csr(number, 0);
+    }
+    assembler.load(Op::Ld, 2, CASE, field::SECOND_AT);
+    for offset in [0, 8] {
+        assembler.load(Op::Ld, 3, CASE, field::SECOND + offset);
+        assembler.store(Op::Sd, 3, 2, offset);
+    }
+    assembler.plain(Op::HfenceGvma);
+    assembler.plain(Op::HfenceVvma);
+}
+
+/// Keeps what the extension's CSRs hold, and brings the program's own into order.
+fn leave_guest(assembler: &mut Assembler) {
+    for (number, offset) in AFTER.into_iter().zip((field::AFTER..).step_by(8)) {
+        assembler.read_csr(1, number);
+        assembler.store(Op::Sd, 1, CASE, offset);
+    }
+    for number in [MIE, HVIP] {
+        assembler.write_csr(number, 0);
+    }
+    assembler.load(Op::Ld, 2, CASE, field::SECOND_AT);
+    for offset in [0, 8] {
+        assembler.load(Op::Ld, 1, 2, offset);
+        assembler.store(Op::Sd, 1, CASE, field::OUT_SECOND + offset);
+    }
+}
+
 /// The trap handler: stores everything to the case and goes to the next one.
-fn leave(assembler: &mut Assembler, next: u64, end: u64) {
+fn leave(assembler: &mut Assembler, hypervisor: bool, next: u64, end: u64) {
     assembler.rri(Op::Csrrw, CASE, CASE, MSCRATCH.into());
     // No memory access before MPRV is clear.
     assembler.write_csr(SSCRATCH, 30);
-    assembler.read_csr(30, MSTATUS);
-    assembler.write_csr(SCAUSE, 30);
     assembler.rri(Op::Lui, 30, 0, mstatus::MPRV as i32);
-    assembler.rri(Op::Csrrc, 0, 30, MSTATUS.into());
+    assembler.rri(Op::Csrrc, 30, 30, MSTATUS.into());
+    assembler.store(Op::Sd, 30, CASE, field::OUT_MSTATUS);
     let x = |register: u64| field::OUT_X + 8 * register;
     for register in 1..30 {
         assembler.store(Op::Sd, register, CASE, x(register.into()));
+    }
+    if hypervisor {
+        leave_guest(assembler);
     }
     for (number, offset) in [
         (SSCRATCH, x(30)),
         (MSCRATCH, x(31)),
         (MCAUSE, x(0)),
-        (SCAUSE, field::OUT_MSTATUS),
         (MEPC, field::OUT_MEPC),
         (MTVAL, field::OUT_MTVAL),
     ] {

@@ -5,13 +5,18 @@
 use crate::world::RAM;
 
 /// Bytes of RAM.
-pub const RAM_SIZE: u64 = 64 << 20;
+pub const RAM_SIZE: u64 = 96 << 20;
 /// The program.
 pub const HARNESS: u64 = RAM + 0x3_5e00;
 /// Page tables, one page each: roots of Sv39, Sv48, Sv57; then the tables of the window's levels 1 and 0.
 pub const TABLES: u64 = RAM + 0x7_b000;
 /// Pages of tables.
 pub const TABLE_PAGES: u64 = 5;
+/// Page tables of the second stage: roots of Sv39x4, Sv48x4, Sv57x4, four pages each; then the tables of the window's
+/// levels 1 and 0.
+pub const SECOND_TABLES: u64 = RAM + 0x9_0000;
+/// Pages of them.
+pub const SECOND_TABLE_PAGES: u64 = 14;
 /// Where cases that need no page-table entries set up theirs.
 pub const NO_ENTRIES: u64 = TABLES + TABLE_PAGES * 0x1000;
 /// Memory that cases load from and store to.
@@ -32,6 +37,10 @@ pub const USER_ALIAS: u64 = 0x1_0000_0000;
 /// Where virtual addresses lead through random page-table entries: 2 MiB through the table of level 0, then
 /// superpages.
 pub const WINDOW: u64 = 0x1_4000_0000;
+
+/// Where virtual addresses lead to the same entries as in the window, but through a table that only the second stage
+/// maps, by an entry that cases fill: that of the guest physical page `WINDOW` plus 511 pages.
+pub const TABLE_WINDOW: u64 = 0x1_8000_0000;
 
 /// Offsets in a case, in bytes. What goes in comes first.
 pub mod field {
@@ -75,8 +84,18 @@ pub mod field {
     pub const ENTRIES: u64 = 1192;
     /// Their values afterwards.
     pub const OUT_ENTRIES: u64 = 1208;
+    /// Where two entries of the second stage's tables are that the case sets up for itself.
+    pub const SECOND_AT: u64 = 1224;
+    /// Their values, one after the other.
+    pub const SECOND: u64 = 1232;
+    /// Their values afterwards.
+    pub const OUT_SECOND: u64 = 1248;
+    /// `guest::BEFORE`
+    pub const BEFORE: u64 = 1264;
+    /// `guest::AFTER`
+    pub const AFTER: u64 = BEFORE + 8 * 26;
     /// Bytes of a case.
-    pub const SIZE: u64 = 1224;
+    pub const SIZE: u64 = AFTER + 8 * 31;
 }
 
 /// `pmpaddr0` to `pmpaddr6`: edges and blocks in the data. `pmpaddr7` covers everything.

@@ -7,6 +7,8 @@
 
 mod batch;
 mod case;
+mod excuse;
+mod guest;
 mod harness;
 mod layout;
 
