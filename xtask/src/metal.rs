@@ -17,6 +17,13 @@ pub struct Metal {
 
 /// Builds the image and puts it where it was asked for.
 pub fn metal(options: &Metal) -> anyhow::Result<()> {
+    let size = build(&options.output)?;
+    println!("{} ({} KiB)", options.output.display(), size / 1024);
+    Ok(())
+}
+
+/// Builds the image and copies it to `output`; gives its size in bytes.
+pub fn build(output: &Path) -> anyhow::Result<u64> {
     let target = Path::new("target").join("metal");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--locked", "--release", "--package", "rvisor-metal", "--features", "image"])
@@ -28,8 +35,6 @@ pub fn metal(options: &Metal) -> anyhow::Result<()> {
         bail!("the image can't be built");
     }
     let built = target.join(TARGET).join("release/rvisor-metal");
-    let size = std::fs::copy(&built, &options.output)
-        .with_context(|| format!("can't copy {} to {}", built.display(), options.output.display()))?;
-    println!("{} ({} KiB)", options.output.display(), size / 1024);
-    Ok(())
+    std::fs::copy(&built, output)
+        .with_context(|| format!("can't copy {} to {}", built.display(), output.display()))
 }

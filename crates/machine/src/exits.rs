@@ -11,6 +11,7 @@ pub struct ExitCounts {
     device: AtomicU64,
     sbi: AtomicU64,
     wait: AtomicU64,
+    instructions: AtomicU64,
 }
 
 impl ExitCounts {
@@ -24,6 +25,16 @@ impl ExitCounts {
         };
         // One writer: no read-modify-write needed.
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Notes how many instructions the hart has retired since it was reset.
+    pub(crate) fn note_instructions(&self, retired: u64) {
+        self.instructions.store(retired, Ordering::Relaxed);
+    }
+
+    /// Instructions retired since the hart was reset, up to its last exit.
+    pub fn instructions(&self) -> u64 {
+        self.instructions.load(Ordering::Relaxed)
     }
 
     /// Slices used up.
@@ -57,6 +68,8 @@ mod tests {
         for exit in [Exit::SbiCall, Exit::WaitForInterrupt, Exit::SbiCall, Exit::Budget] {
             counts.count(&exit);
         }
+        counts.note_instructions(7);
+        assert_eq!(counts.instructions(), 7);
         assert_eq!((counts.budget(), counts.device(), counts.sbi(), counts.wait()), (1, 0, 2, 1));
     }
 }

@@ -155,6 +155,7 @@ impl VirtualHart {
         loop {
             let exit = engine.run(self, vm, BUDGET);
             self.signals.exits().count(&exit);
+            self.signals.exits().note_instructions(self.hart.retired);
             match exit {
                 Exit::Budget if self.hart.has_debug_hit() => {}
                 Exit::Budget => return Progress::Ran,
@@ -196,6 +197,7 @@ impl VirtualHart {
             self.hart.step_uninterrupted(&environment)
         };
         self.signals.exits().count(&exit);
+        self.signals.exits().note_instructions(self.hart.retired);
         match exit {
             Exit::Device(access) if self.access_device(&access, vm) == Err(Busy) => return Progress::Yield,
             Exit::SbiCall => self.call_sbi(vm),

@@ -1,5 +1,7 @@
 //! What an engine needs of the physical hart it runs on. Tests have one without hardware.
 
+use rvisor_isa::csr::{SSTATUS_MASK, mstatus, satp};
+
 /// Number of an address space in the hardware's TLB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asid {
@@ -20,6 +22,14 @@ pub struct Entry {
     pub window: usize,
 }
 
+impl Entry {
+    /// The value of `satp`.
+    #[must_use]
+    pub const fn satp(&self) -> u64 {
+        self.root | self.asid << satp::ASID_SHIFT
+    }
+}
+
 /// What is left of a trap of a guest once its registers are saved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuestTrap {
@@ -30,6 +40,84 @@ pub struct GuestTrap {
     /// `sstatus`.
     pub status: u64,
 }
+
+/// CSRs of a guest that are nothing but bits, by their place in [`Privileged::plain`]: numbers 0x140 to 0x143.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plain {
+    /// `sscratch`.
+    Scratch,
+    /// `sepc`.
+    Epc,
+    /// `scause`.
+    Cause,
+    /// `stval`.
+    Value,
+}
+
+/// What the trampoline did without the monitor since it was entered.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Shortcuts {
+    /// System calls reflected.
+    pub calls: u64,
+    /// `sret`.
+    pub returns: u64,
+    /// CSR instructions.
+    pub csrs: u64,
+}
+
+/// Privileged state of a guest whose kernel runs in U-mode, as far as the trampoline changes it by itself. It knows
+/// the fields by their offsets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Privileged {
+    /// `mstatus`, whose field FS is the hardware's while the guest runs.
+    pub status: u64,
+    /// Not zero in S-mode.
+    pub supervisor: u64,
+    /// Where exceptions go: `stvec` without its mode.
+    pub vector: u64,
+    /// Not zero where an interrupt is pending that only the global enables hold back.
+    pub held: u64,
+    /// See [`Plain`].
+    pub plain: [u64; 4],
+    /// Their bits that can be written.
+    pub masks: [u64; 4],
+    /// `satp` for user mode, S-mode, and S-mode with SUM; zero where the monitor has to see to it.
+    pub roots: [u64; 3],
+    /// Not zero where the hardware's floating-point registers are the guest's.
+    pub float_live: u64,
+    /// Bits of `sstatus` that can be written.
+    pub status_writable: u64,
+    /// Of these, what only the monitor changes.
+    pub status_decided: u64,
+    /// Bits of `mstatus` that `sstatus` shows, SD not among them.
+    pub status_visible: u64,
+    /// What was done.
+    pub counts: Shortcuts,
+}
+
+impl Default for Privileged {
+    fn default() -> Self {
+        Self {
+            status: 0,
+            supervisor: 0,
+            vector: 0,
+            held: 0,
+            plain: [0; 4],
+            masks: [u64::MAX, !1, u64::MAX, u64::MAX],
+            roots: [0; 3],
+            float_live: 0,
+            status_writable: SSTATUS_WRITABLE,
+            status_decided: mstatus::MXR | mstatus::VS,
+            status_visible: SSTATUS_MASK & !mstatus::SD,
+            counts: Shortcuts::default(),
+        }
+    }
+}
+
+const SSTATUS_WRITABLE: u64 =
+    mstatus::SIE | mstatus::SPIE | mstatus::SPP | mstatus::VS | mstatus::FS | mstatus::SUM | mstatus::MXR;
 
 /// Registers of a guest, as the hardware runs them.
 pub struct Registers<'a> {
@@ -45,6 +133,8 @@ pub trait Processor: Send {
     fn index(&self) -> usize;
     /// `time`.
     fn now(&self) -> u64;
+    /// `instret`: what the hart has retired, for guests and for the monitor.
+    fn retired(&self) -> u64;
     /// Asks for a timer interrupt, or none with `u64::MAX`.
     fn set_timer(&mut self, deadline: u64);
     /// Forgets a software interrupt.
@@ -61,6 +151,10 @@ pub trait Processor: Send {
     fn load_float(&mut self, registers: &[u64; 32], fcsr: u64);
     /// Breaks a reservation that `lr` has made.
     fn break_reservation(&mut self);
-    /// Runs the guest in U-mode until it traps. `float` is `sstatus.FS`.
-    fn enter(&mut self, entry: Entry, registers: Registers<'_>, float: u64) -> GuestTrap;
+    /// The guest's privileged state for the next entry, where the trampoline may serve traps by itself.
+    fn privileged(&mut self) -> &mut Privileged;
+    /// Runs the guest in U-mode until it traps. `float` is `sstatus.FS`; `has_shortcuts` tells whether the trampoline
+    /// may serve traps.
+    fn enter(&mut self, entry: Entry, registers: Registers<'_>, float: u64, has_shortcuts: bool)
+    -> GuestTrap;
 }

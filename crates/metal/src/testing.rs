@@ -10,7 +10,7 @@ use rvisor_waist::{Clock, ConsoleBackend};
 
 use crate::arch::Partition;
 use crate::arch::partition::tests::partition;
-use crate::processor::{Asid, Entry, GuestTrap, Processor, Registers};
+use crate::processor::{Asid, Entry, GuestTrap, Privileged, Processor, Registers};
 
 /// What the "guest" does when it is entered next.
 type Act = Box<dyn FnMut(&mut Registers<'_>) -> GuestTrap + Send>;
@@ -23,10 +23,12 @@ pub struct FakeHart {
     pub fences: Vec<(u64, u64)>,
     pub timer: u64,
     pub time: u64,
+    pub retired: u64,
     pub index: usize,
     pub generation: u64,
     pub next_asid: u64,
     pub float: [u64; 32],
+    pub privileged: Privileged,
 }
 
 impl FakeHart {
@@ -48,6 +50,10 @@ impl Processor for FakeHart {
 
     fn now(&self) -> u64 {
         self.time
+    }
+
+    fn retired(&self) -> u64 {
+        self.retired
     }
 
     fn set_timer(&mut self, deadline: u64) {
@@ -80,17 +86,24 @@ impl Processor for FakeHart {
 
     fn break_reservation(&mut self) {}
 
-    fn enter(&mut self, entry: Entry, mut registers: Registers<'_>, _float: u64) -> GuestTrap {
+    fn privileged(&mut self) -> &mut Privileged {
+        &mut self.privileged
+    }
+
+    fn enter(&mut self, entry: Entry, mut registers: Registers<'_>, float: u64, _: bool) -> GuestTrap {
         self.entries.push(entry);
         self.time += 1;
-        match self.acts.pop_front() {
+        let mut trap = match self.acts.pop_front() {
             Some(mut act) => act(&mut registers),
             // The timer, at the end of the slice.
             None => {
                 self.time = self.timer;
                 GuestTrap { cause: 1 << 63 | 5, value: 0, status: 0 }
             }
-        }
+        };
+        // Floating point stays as it was, unless the act says otherwise.
+        trap.status |= float;
+        trap
     }
 }
 

@@ -59,6 +59,46 @@ fn debian_kernel_with_two_harts_reaches_its_first_program() {
     terminal.expect("Run /init as init process", LIMIT);
 }
 
+/// The guest `costs`: a kernel that does what its command line says.
+fn costs() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("costs");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--locked", "--package", "costs", "--target-dir"]);
+    cargo.arg(&target).current_dir(folder);
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+        cargo.env_remove(variable);
+    }
+    assert!(cargo.status().expect("cargo runs").success(), "the guest builds");
+    target.join("riscv64gc-unknown-none-elf/release/costs")
+}
+
+/// What `costs` prints without its counts, alone and as a guest.
+fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 2] {
+    let directory = tempfile::tempdir().expect("a directory");
+    let kernel = kernel.to_str().expect("text");
+    let description =
+        format!("[[guest]]\nname = 'one'\nkernel = '{kernel}'\nappend = '{append}'\nmemory = '64M'\n");
+    let bundle = bundle(directory.path(), &description);
+    let mut alone = rvisor(["boot", "--memory", "64M", "--kernel", kernel, "--append", append]);
+    [&mut alone, &mut run(&bundle, &["--memory", "256M"])].map(|command| {
+        let text = finish(command, b"", LIMIT).text();
+        let lines = text.lines().filter_map(|line| line.split_once("costs: "));
+        let lines = lines.map(|(_, words)| words.rsplit_once(' ').map_or(words, |(words, _)| words));
+        lines.collect::<Vec<_>>().join("\n")
+    })
+}
+
+#[test]
+fn guest_computes_and_traps_as_it_does_alone() {
+    let kernel = costs();
+    // Random instructions on CSRs, and their sum; then all that traps. The last word of a line is dropped.
+    for (operation, lines) in [("csrs", 2), ("null", 1), ("fault", 1), ("switch", 1), ("timer", 1)] {
+        let [alone, guest] = costs_alone_and_as_guest(&kernel, &format!("costs={operation},300"));
+        assert_eq!((&alone, alone.lines().count()), (&guest, lines), "{operation}");
+    }
+}
+
 #[test]
 fn monitor_without_guests_or_memory_says_so_and_ends() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,10 +1,12 @@
 //! What the trampoline keeps for each physical hart while a guest runs on it.
 
+use crate::processor::Privileged;
+
 /// A page of its own in the window. The trampoline knows the fields by their offsets.
 #[repr(C, align(4096))]
 #[derive(Default)]
 pub struct HartContext {
-    /// The guest's integer registers; the first is never read.
+    /// The guest's integer registers that the trampoline uses for itself: a0, t0 to t6. The others stay unused.
     pub x: [u64; 32],
     /// The guest's program counter.
     pub pc: u64,
@@ -24,12 +26,14 @@ pub struct HartContext {
     pub monitor_stvec: u64,
     /// The monitor's stack pointer.
     pub stack_pointer: u64,
+    /// Where the guest's integer registers are kept.
+    pub registers: u64,
     /// Where the monitor goes on.
     pub return_address: u64,
-    /// The monitor's `s0` to `s11`.
-    pub saved: [u64; 12],
     /// Index of the physical hart: `tp` in the monitor.
     pub index: u64,
     /// Not zero where `satp` needs a full `sfence.vma` behind it: the harts have no ASIDs.
     pub flush: u64,
+    /// The guest's privileged state, where the trampoline may serve traps by itself.
+    pub privileged: Privileged,
 }

@@ -6,10 +6,9 @@ use super::assembly as asm;
 use super::context::HartContext;
 use super::layout;
 use super::sbi;
-use crate::processor::{Asid, Entry, GuestTrap, Processor, Registers};
+use crate::processor::{Asid, Entry, GuestTrap, Privileged, Processor, Registers};
 
 const SPIE: u64 = 1 << 5;
-const ASID_SHIFT: u32 = 44;
 /// `sie`: software, timer and external interrupts of S-mode.
 const INTERRUPTS: u64 = 1 << 1 | 1 << 5 | 1 << 9;
 /// `scounteren.TM`: guests read `time` by themselves.
@@ -24,6 +23,8 @@ pub struct Features {
     pub sstc: bool,
     /// The H extension.
     pub hypervisor: bool,
+    /// Traps may be served in the trampoline.
+    pub shortcuts: bool,
     /// A and D are set by the hardware, if enabled.
     pub svadu: bool,
 }
@@ -43,6 +44,7 @@ impl PhysicalHart {
         context.monitor_satp = asm::read_satp();
         context.monitor_stvec = asm::read_stvec();
         context.index = index as u64;
+        context.return_address = &raw const asm::guest_trapped as u64;
         context.flush = u64::from(features.asid_bits == 0);
         // SAFETY: interrupts are looked for, not taken: `sstatus.SIE` stays clear in the monitor.
         unsafe {
@@ -67,6 +69,10 @@ impl Processor for PhysicalHart {
 
     fn now(&self) -> u64 {
         asm::read_time()
+    }
+
+    fn retired(&self) -> u64 {
+        asm::read_instret()
     }
 
     fn set_timer(&mut self, deadline: u64) {
@@ -117,24 +123,38 @@ impl Processor for PhysicalHart {
         asm::break_reservation();
     }
 
-    fn enter(&mut self, entry: Entry, registers: Registers<'_>, float: u64) -> GuestTrap {
+    fn privileged(&mut self) -> &mut Privileged {
+        &mut self.context.privileged
+    }
+
+    fn enter(
+        &mut self,
+        entry: Entry,
+        registers: Registers<'_>,
+        float: u64,
+        has_shortcuts: bool,
+    ) -> GuestTrap {
         let window = layout::window(entry.window);
         let offset = |symbol: *const u8| symbol as u64 - &raw const asm::trampoline as u64;
+        let vector = if has_shortcuts && self.features.shortcuts {
+            &raw const asm::trampoline_shortcuts
+        } else {
+            &raw const asm::trampoline_trap
+        };
         let context = &mut *self.context;
-        context.x = *registers.x;
         context.pc = *registers.pc;
         context.status = SPIE | float;
-        context.guest_satp = entry.root | entry.asid << ASID_SHIFT;
-        context.guest_stvec = window + offset(&raw const asm::trampoline_trap);
+        context.guest_satp = entry.satp();
+        context.guest_stvec = window + offset(vector);
         let enter = window + offset(&raw const asm::trampoline_enter);
+        let in_window = window + layout::context_offset(self.index);
         // SAFETY: the space that `entry` names has the window in this slot, and maps nothing else that U-mode may
-        // reach but the guest's partition. The context is the one that the window shows for this hart.
-        unsafe { asm::enter_guest(window + layout::context_offset(self.index), enter, context) };
-        let context = &*self.context;
-        *registers.x = context.x;
+        // reach but the guest's partition; so have the other spaces that `privileged` names. The context is the one
+        // that the window shows for this hart.
+        unsafe { asm::enter_guest(in_window, enter, context, registers.x) };
         registers.x[0] = 0;
-        *registers.pc = context.pc;
-        GuestTrap { cause: context.cause, value: context.value, status: context.status }
+        *registers.pc = self.context.pc;
+        GuestTrap { cause: self.context.cause, value: self.context.value, status: self.context.status }
     }
 }
 
@@ -143,7 +163,7 @@ impl Processor for PhysicalHart {
 pub fn probe(isa: impl Fn(&str) -> bool) -> Features {
     const STIMECMP: u16 = 0x14d;
     const HSTATUS: u16 = 0x600;
-    const ASIDS: u64 = 0xffff << ASID_SHIFT;
+    const ASIDS: u64 = 0xffff << rvisor_isa::csr::satp::ASID_SHIFT;
     let satp = asm::read_satp();
     // SAFETY: the same tables under another ASID, and back.
     let asids = unsafe {
@@ -158,5 +178,7 @@ pub fn probe(isa: impl Fn(&str) -> bool) -> Features {
         sstc: isa("sstc") && asm::probe_csr::<STIMECMP>().is_some(),
         hypervisor: asm::probe_csr::<HSTATUS>().is_some(),
         svadu: isa("svadu"),
+        // Without ASIDs, each change of spaces needs more than a write of `satp`.
+        shortcuts: asids != 0,
     }
 }

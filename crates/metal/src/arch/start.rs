@@ -201,7 +201,7 @@ fn build_tables(
 }
 
 fn describe(platform: &Platform<'_>, features: &Features, harts: usize) {
-    let Features { asid_bits, sstc, hypervisor, svadu } = *features;
+    let Features { asid_bits, sstc, hypervisor, svadu, .. } = *features;
     let has = |is_there, name: &'static str| if is_there { name } else { "" };
     let (firmware, version) = sbi::implementation();
     let memory = platform.all_memory.total() / MIB;

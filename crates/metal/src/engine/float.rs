@@ -9,10 +9,8 @@ use crate::processor::Processor;
 /// Whose the hardware's registers are.
 #[derive(Default)]
 pub struct Float {
-    /// The hardware's registers are the guest's.
+    /// The hardware's registers are the guest's, and newer than the hart's state.
     is_live: bool,
-    /// And newer than the hart's state.
-    is_dirty: bool,
 }
 
 const FCSR_FLAGS: u64 = 0x1f;
@@ -26,22 +24,18 @@ impl Float {
             let fcsr = u64::from(hart.csr.frm) << FRM_SHIFT | u64::from(hart.csr.fflags);
             processor.load_float(&hart.f, fcsr);
             self.is_live = true;
-            self.is_dirty = false;
         }
         status
     }
 
-    /// After the guest ran, `status` being the hardware's `sstatus`.
-    pub fn look(&mut self, hart: &mut Hart, status: u64) {
-        if status & mstatus::FS == mstatus::FS {
-            self.is_dirty = true;
-            hart.mark_float_dirty();
-        }
+    /// Whether the hardware has the guest's registers.
+    pub fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// Makes the hart's state the newest.
     pub fn park<P: Processor>(&mut self, hart: &mut Hart, processor: &mut P) {
-        if self.is_live && self.is_dirty {
+        if self.is_live {
             let fcsr = processor.save_float(&mut hart.f);
             hart.csr.frm = (fcsr >> FRM_SHIFT) as u8 & 7;
             hart.csr.fflags = (fcsr & FCSR_FLAGS) as u8;

@@ -1,7 +1,7 @@
 //! Instructions that the hardware refuses to a guest in U-mode.
 
 use rvisor_hart::{Access, Environment, Exit, Hart, Trap};
-use rvisor_isa::{Exception, Op, decode};
+use rvisor_isa::{Exception, Op, csr, decode};
 use rvisor_waist::{GuestMemory, GuestVirtual};
 
 use super::{Deprivileged, Outside};
@@ -21,7 +21,12 @@ impl<P: Processor> Deprivileged<'_, P> {
             bits => bits,
         };
         match decode(bits).filter(|instruction| is_system(instruction.op)) {
-            Some(instruction) => hart.execute_system(outside, &instruction, bits),
+            Some(instruction) => {
+                if matches!(instruction.imm as u16, csr::CYCLE | csr::INSTRET) {
+                    self.count_instructions(hart);
+                }
+                hart.execute_system(outside, &instruction, bits)
+            }
             None => {
                 hart.take_trap(Trap::exception(Exception::IllegalInstruction, bits.into()));
                 None

@@ -9,6 +9,8 @@
 mod fault;
 mod float;
 mod instruction;
+mod privileged;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use crate::arch::Partition;
 use crate::processor::{GuestTrap, Processor, Registers};
 use crate::shadow::{Key, Shadow, View};
 use float::Float;
+pub use statistics::Statistics;
 
 /// What an engine sees outside the hart.
 type Outside<'a> = HartEnvironment<'a, Partition>;
@@ -34,41 +37,9 @@ pub struct Deprivileged<'a, P> {
     /// What the timer was set to last.
     timer: Option<u64>,
     float: Float,
+    /// The hardware's count of instructions when the virtual hart's was zero.
+    retired: Option<u64>,
     statistics: Statistics,
-}
-
-/// What a virtual hart's time went to.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Statistics {
-    /// Traps of the guest by `scause`, exceptions up to 15.
-    pub exceptions: [u64; 16],
-    /// Interrupts of the hardware while the guest ran.
-    pub interrupts: u64,
-}
-
-impl core::ops::AddAssign for Statistics {
-    fn add_assign(&mut self, other: Self) {
-        for (sum, count) in self.exceptions.iter_mut().zip(other.exceptions) {
-            *sum += count;
-        }
-        self.interrupts += other.interrupts;
-    }
-}
-
-impl core::fmt::Display for Statistics {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let of = |exception: Exception| self.exceptions[exception.code() as usize & 15];
-        let page_faults =
-            [Exception::InstructionPageFault, Exception::LoadPageFault, Exception::StorePageFault].map(of);
-        write!(
-            f,
-            "{} privileged instructions, {} calls, {} page faults, {} interrupts",
-            of(Exception::IllegalInstruction),
-            of(Exception::EnvironmentCallFromUser),
-            page_faults.iter().sum::<u64>(),
-            self.interrupts
-        )
-    }
 }
 
 impl<'a, P: Processor> Deprivileged<'a, P> {
@@ -80,6 +51,7 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             slice_end,
             timer: None,
             float: Float::default(),
+            retired: None,
             statistics: Statistics::default(),
         }
     }
@@ -97,17 +69,26 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             if outside.attention() {
                 return Exit::Budget;
             }
-            hart.take_pending_interrupt(outside);
+            // Before the hart looks at its timer: what passes in between interrupts the guest at once.
             let now = self.processor.now();
+            hart.take_pending_interrupt(outside);
             if now >= self.slice_end {
                 return Exit::Budget;
             }
             self.set_timer(hart, now);
-            let trap = self.enter(hart);
+            let trap = self.enter(hart, outside);
             if let Some(exit) = self.handle(hart, outside, &trap) {
                 return exit;
             }
         }
+    }
+
+    /// Makes the hart's count of instructions what the hardware has executed for it, the monitor's work included,
+    /// since it was first run.
+    fn count_instructions(&mut self, hart: &mut Hart) {
+        let now = self.processor.retired();
+        let start = *self.retired.get_or_insert(now.wrapping_sub(hart.retired));
+        hart.retired = now.wrapping_sub(start);
     }
 
     /// Asks for an interrupt at the guest's timer or the end of the slice. A timer of the guest's that has passed
@@ -121,12 +102,25 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         }
     }
 
-    fn enter(&mut self, hart: &mut Hart) -> GuestTrap {
-        let entry = self.shadow.enter(key(hart), self.processor);
+    fn enter(&mut self, hart: &mut Hart, outside: &Outside<'_>) -> GuestTrap {
+        self.statistics.switches += 1;
+        let key = key(hart);
+        let entry = self.shadow.enter(key, self.processor);
         let float = self.float.unpark(hart, self.processor);
+        let is_lent = privileged::may_be_lent(hart);
+        if is_lent {
+            let roots = self.shadow.roots(key, &entry, self.processor);
+            privileged::lend(hart, outside, roots, self.float.is_live(), self.processor.privileged());
+        }
         let registers = Registers { x: &mut hart.x, pc: &mut hart.pc };
-        let trap = self.processor.enter(entry, registers, float);
-        self.float.look(hart, trap.status);
+        let trap = self.processor.enter(entry, registers, float, is_lent);
+        if is_lent {
+            let privileged = self.processor.privileged();
+            self.statistics.shortcuts += privileged.counts;
+            privileged::take_back(hart, privileged, trap.status);
+        } else if trap.status & mstatus::FS == mstatus::FS {
+            hart.mark_float_dirty();
+        }
         trap
     }
 
@@ -189,8 +183,10 @@ impl<P: Processor> Engine<Partition> for Deprivileged<'_, P> {
         let outside = vm.environment(&vm.harts()[hart.index()]);
         // Another guest's `lr` on this hart must not make this one's `sc` succeed.
         self.processor.break_reservation();
+        self.count_instructions(&mut hart.hart);
         let exit = self.run_guest(&mut hart.hart, &outside);
         self.float.park(&mut hart.hart, self.processor);
+        self.count_instructions(&mut hart.hart);
         exit
     }
 }

@@ -30,6 +30,15 @@ const SPACES: usize = 48;
 /// Least number of tables: enough for any one instruction's pages.
 pub const LEAST_TABLES: u32 = 64;
 
+/// The spaces of one guest address space, by what they are entered with.
+struct Known {
+    key: Key,
+    generation: u64,
+    window: usize,
+    /// `satp`, and the space's place; zero where there is none.
+    roots: [(u64, usize); 3],
+}
+
 /// The spaces of one virtual hart.
 pub struct Shadow {
     pool: Pool,
@@ -37,6 +46,8 @@ pub struct Shadow {
     window: Pte,
     current: usize,
     clock: u64,
+    /// What [`roots`](Self::roots) answered last, while it holds.
+    known: Option<Known>,
     /// The physical hart whose TLB knows the spaces' ASIDs.
     processor: usize,
     /// How often a page was filled.
@@ -46,7 +57,16 @@ pub struct Shadow {
 impl Shadow {
     /// No space yet. `window` is the entry that leads to the monitor's window.
     pub fn new(pool: Pool, window: Pte) -> Self {
-        Self { pool, spaces: Vec::new(), window, current: 0, clock: 0, processor: usize::MAX, fills: 0 }
+        Self {
+            pool,
+            spaces: Vec::new(),
+            window,
+            current: 0,
+            clock: 0,
+            known: None,
+            processor: usize::MAX,
+            fills: 0,
+        }
     }
 
     /// Makes the space with this key the current one, and tells how to enter it.
@@ -58,16 +78,65 @@ impl Shadow {
             // Fences since the virtual hart was last there weren't made in that hart's TLB.
             self.processor = processor.index();
             self.spaces.iter_mut().for_each(|space| space.asid = None);
+            self.known = None;
         }
         self.clock += 1;
         let space = &mut self.spaces[self.current];
         space.used = self.clock;
         let asid = match space.asid {
             Some(asid) if asid.generation == processor.generation() => asid,
-            _ => *space.asid.insert(processor.new_asid()),
+            _ => {
+                self.known = None;
+                *space.asid.insert(processor.new_asid())
+            }
         };
-        let root = satp::SV39 << satp::MODE_SHIFT | space.root(&self.pool).page_number();
-        Entry { root, asid: asid.number, window: space.window() }
+        let space = &self.spaces[self.current];
+        Entry { root: self.root(space), asid: asid.number, window: space.window() }
+    }
+
+    /// The values of `satp` for the guest's user mode, S-mode, and S-mode with SUM, as far as there are such spaces
+    /// that have the window where `entry`, that of the space with this key, has it. Zero for others.
+    pub fn roots<P: Processor>(&mut self, key: Key, entry: &Entry, processor: &P) -> [u64; 3] {
+        if key.satp == 0 {
+            return [entry.satp(); 3];
+        }
+        let generation = processor.generation();
+        let holds = |known: &&Known| {
+            let view = known.key.view;
+            known.key.satp == key.satp
+                && view.mxr == key.view.mxr
+                && known.generation == generation
+                && known.window == entry.window
+        };
+        let roots = match self.known.as_ref().filter(holds) {
+            Some(known) => known.roots,
+            None => {
+                let views = [(false, false), (true, false), (true, true)];
+                let roots = views.map(|(supervisor, sum)| {
+                    let key = Key { view: View { supervisor, sum, ..key.view }, ..key };
+                    self.ready(key, generation, entry.window).unwrap_or_default()
+                });
+                self.known = Some(Known { key, generation, window: entry.window, roots });
+                roots
+            }
+        };
+        for (_, place) in roots.iter().filter(|(satp, _)| *satp != 0) {
+            self.spaces[*place].used = self.clock;
+        }
+        roots.map(|(satp, _)| satp)
+    }
+
+    /// How the space with this key is entered, and its place, if that needs no more than a write of `satp`.
+    fn ready(&self, key: Key, generation: u64, window: usize) -> Option<(u64, usize)> {
+        let place = self.spaces.iter().position(|space| space.key == key)?;
+        let space = &self.spaces[place];
+        let asid = space.asid.filter(|asid| asid.generation == generation && space.window() == window)?;
+        let root = self.root(space);
+        Some((Entry { root, asid: asid.number, window }.satp(), place))
+    }
+
+    fn root(&self, space: &Space) -> u64 {
+        satp::SV39 << satp::MODE_SHIFT | space.root(&self.pool).page_number()
     }
 
     fn find(&mut self, key: Key) -> usize {
@@ -97,6 +166,7 @@ impl Shadow {
     }
 
     fn remove(&mut self, index: usize) {
+        self.known = None;
         let space = self.spaces.swap_remove(index);
         space.free(&mut self.pool);
         // Indices have changed; the next entry looks for its space.
@@ -116,10 +186,14 @@ impl Shadow {
         loop {
             let index = self.find(key);
             let space = &mut self.spaces[index];
+            let asid = space.asid;
             match space.fill(&mut self.pool, page) {
                 Ok(()) => {
                     if let Some(Asid { number, .. }) = space.asid {
                         processor.fence_page(page.address.0, number);
+                    }
+                    if space.asid != asid {
+                        self.known = None;
                     }
                     self.current = index;
                     return;

@@ -1,0 +1,227 @@
+//! All assembly of the metal home, here and in the files beside this one: entry from firmware, the way into a guest
+//! and back, the traps of a guest that are served without the monitor, floating-point registers, CSRs, `ecall`,
+//! fences.
+//!
+//! Source: Privileged ISA, "Supervisor-Level ISA"; Linux documentation, "Boot image header in RISC-V Linux";
+//! SBI specification 2.0, "Binary Encoding" and "Hart State Management Extension".
+
+use core::arch::{asm, global_asm};
+
+use rvisor_isa::Exception;
+use rvisor_isa::csr::mstatus;
+
+use super::context::HartContext;
+use super::layout::{DIRECT_MAP, IMAGE_BASE};
+use crate::processor::Plain;
+
+global_asm!(
+    concat!(
+        ".option push\n",
+        ".option arch, +d, +zicsr\n",
+        ".option norvc\n",
+        ".option norelax\n",
+        include_str!("start.s"),
+        include_str!("trampoline.s"),
+        include_str!("shortcuts.s"),
+        include_str!("float.s"),
+        ".option pop\n",
+    ),
+    image_base = const IMAGE_BASE,
+    boot_stack = const super::layout::BOOT_STACK,
+    pc = const core::mem::offset_of!(HartContext, pc),
+    status = const core::mem::offset_of!(HartContext, status),
+    cause = const core::mem::offset_of!(HartContext, cause),
+    value = const core::mem::offset_of!(HartContext, value),
+    guest_satp = const core::mem::offset_of!(HartContext, guest_satp),
+    guest_stvec = const core::mem::offset_of!(HartContext, guest_stvec),
+    monitor_satp = const core::mem::offset_of!(HartContext, monitor_satp),
+    monitor_stvec = const core::mem::offset_of!(HartContext, monitor_stvec),
+    sp = const core::mem::offset_of!(HartContext, stack_pointer),
+    registers = const core::mem::offset_of!(HartContext, registers),
+    return = const core::mem::offset_of!(HartContext, return_address),
+    index = const core::mem::offset_of!(HartContext, index),
+    flush = const core::mem::offset_of!(HartContext, flush),
+    supervisor = const core::mem::offset_of!(HartContext, privileged.supervisor),
+    guest_status = const core::mem::offset_of!(HartContext, privileged.status),
+    held = const core::mem::offset_of!(HartContext, privileged.held),
+    plain = const core::mem::offset_of!(HartContext, privileged.plain),
+    masks = const core::mem::offset_of!(HartContext, privileged.masks),
+    epc = const core::mem::offset_of!(HartContext, privileged.plain) + 8 * Plain::Epc as usize,
+    cause_of_guest = const core::mem::offset_of!(HartContext, privileged.plain) + 8 * Plain::Cause as usize,
+    value_of_guest = const core::mem::offset_of!(HartContext, privileged.plain) + 8 * Plain::Value as usize,
+    vector = const core::mem::offset_of!(HartContext, privileged.vector),
+    roots = const core::mem::offset_of!(HartContext, privileged.roots),
+    float_live = const core::mem::offset_of!(HartContext, privileged.float_live),
+    status_writable = const core::mem::offset_of!(HartContext, privileged.status_writable),
+    status_decided = const core::mem::offset_of!(HartContext, privileged.status_decided),
+    status_visible = const core::mem::offset_of!(HartContext, privileged.status_visible),
+    calls = const core::mem::offset_of!(HartContext, privileged.counts.calls),
+    returns = const core::mem::offset_of!(HartContext, privileged.counts.returns),
+    csrs = const core::mem::offset_of!(HartContext, privileged.counts.csrs),
+    illegal = const Exception::IllegalInstruction.code(),
+    call = const Exception::EnvironmentCallFromUser.code(),
+    sie = const mstatus::SIE,
+    spie = const mstatus::SPIE,
+    spp = const mstatus::SPP,
+    sie_bit = const mstatus::SIE.trailing_zeros(),
+    spie_bit = const mstatus::SPIE.trailing_zeros(),
+    fs = const mstatus::FS,
+    sum = const mstatus::SUM,
+    sum_bit = const mstatus::SUM.trailing_zeros(),
+    sum_mxr = const mstatus::SUM | mstatus::MXR,
+);
+
+// The boot tables' direct map starts at entry 64 of the root.
+const _: () = assert!(DIRECT_MAP == 64 << 30 && IMAGE_BASE < 64 << 30);
+
+unsafe extern "C" {
+    /// First byte of the image.
+    pub static _start: u8;
+    pub static __text_end: u8;
+    pub static __rodata_end: u8;
+    pub static __image_end: u8;
+    pub static trampoline: u8;
+    pub static trampoline_enter: u8;
+    pub static trampoline_trap: u8;
+    pub static trampoline_shortcuts: u8;
+    pub static start_secondary: u8;
+    /// Where the trampoline leads after a trap.
+    pub static guest_trapped: u8;
+    /// Enters the guest; returns at its next trap. `context` and `enter` are addresses in the window, `frame`
+    /// is the same context where Rust knows it.
+    pub fn enter_guest(context: u64, enter: u64, frame: *mut HartContext, registers: *mut [u64; 32]);
+    /// Stores the 32 floating-point registers; returns `fcsr`.
+    pub fn save_float(registers: *mut [u64; 32]) -> u64;
+    /// Loads the 32 floating-point registers and `fcsr`.
+    pub fn load_float(registers: *const [u64; 32], fcsr: u64);
+}
+
+macro_rules! readers {
+    ($($read:ident $name:literal;)*) => {$(
+        #[doc = concat!("Reads `", $name, "`.")]
+        #[inline(always)]
+        pub fn $read() -> u64 {
+            let value;
+            // SAFETY: reading the CSR has no effects.
+            unsafe { asm!(concat!("csrr {}, ", $name), out(reg) value, options(nomem, nostack)) };
+            value
+        }
+    )*};
+}
+
+macro_rules! writers {
+    ($($write:ident $name:literal;)*) => {$(
+        /// # Safety
+        /// The caller answers for what the register does.
+        #[inline(always)]
+        pub unsafe fn $write(value: u64) {
+            // SAFETY: the caller's.
+            unsafe { asm!(concat!("csrw ", $name, ", {}"), in(reg) value, options(nostack)) };
+        }
+    )*};
+}
+
+readers! {
+    read_satp "satp";
+    read_stvec "stvec";
+    read_time "time";
+    read_sip "sip";
+    read_instret "instret";
+}
+
+writers! {
+    write_satp "satp";
+    write_sie "sie";
+    write_scounteren "scounteren";
+    write_senvcfg "senvcfg";
+    write_stimecmp "0x14d";
+}
+
+/// Index of the physical hart that executes this: `tp`, in the monitor.
+#[inline(always)]
+pub fn current_hart() -> usize {
+    let value;
+    // SAFETY: copies a register.
+    unsafe { asm!("mv {}, tp", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// The frame pointer of the caller.
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let value;
+    // SAFETY: copies a register.
+    unsafe { asm!("mv {}, fp", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// Clears `sip.SSIP`.
+pub fn clear_software_interrupt() {
+    // SAFETY: the monitor's own pending bit.
+    unsafe { asm!("csrc sip, {}", in(reg) 2u64, options(nomem, nostack)) };
+}
+
+/// `wfi`: until an interrupt that `sie` enables is pending.
+pub fn wait_for_interrupt() {
+    // SAFETY: waits.
+    unsafe { asm!("wfi", options(nomem, nostack)) };
+}
+
+/// Breaks the reservation of an `lr` that the hart may hold.
+pub fn break_reservation() {
+    let mut cell = 0u64;
+    // SAFETY: stores to a local variable, or nowhere.
+    unsafe { asm!("sc.d zero, zero, ({})", in(reg) &raw mut cell, options(nostack)) };
+}
+
+/// `sfence.vma` of everything.
+pub fn fence_all() {
+    // SAFETY: forgets cached translations.
+    unsafe { asm!("sfence.vma", options(nostack)) };
+}
+
+/// `sfence.vma` of one address in one address space.
+pub fn fence_page(address: u64, asid: u64) {
+    // SAFETY: forgets cached translations.
+    unsafe { asm!("sfence.vma {}, {}", in(reg) address, in(reg) asid, options(nostack)) };
+}
+
+/// Calls the firmware: `(error, value)`.
+///
+/// # Safety
+/// The caller answers for what the function does with the arguments.
+pub unsafe fn sbi_call(extension: u64, function: u64, arguments: [u64; 3]) -> (i64, u64) {
+    let (error, value);
+    // SAFETY: the firmware keeps all registers but a0 and a1; the rest is the caller's.
+    unsafe {
+        asm!("ecall",
+            inlateout("a0") arguments[0] as i64 => error, inlateout("a1") arguments[1] => value,
+            in("a2") arguments[2], in("a6") function, in("a7") extension, options(nostack));
+    }
+    (error, value)
+}
+
+/// Reads a CSR that may not exist: `None` where that traps. Only before other traps are expected.
+pub fn probe_csr<const NUMBER: u16>() -> Option<u64> {
+    let (value, trapped): (u64, u64);
+    // SAFETY: a trap leads behind the instruction, with a flag set; `stvec` is as before afterwards. Interrupts
+    // are off.
+    unsafe {
+        asm!(
+            ".option push", ".option norvc",
+            "lla {vector}, 2f",
+            "csrrw {vector}, stvec, {vector}",
+            "li {trapped}, 0",
+            "li {value}, 0",
+            "csrr {value}, {number}",
+            "j 3f",
+            ".balign 4",
+            "2: li {trapped}, 1",
+            "3: csrw stvec, {vector}",
+            ".option pop",
+            vector = out(reg) _, trapped = out(reg) trapped, value = out(reg) value, number = const NUMBER,
+            options(nostack),
+        );
+    }
+    (trapped == 0).then_some(value)
+}

@@ -1,0 +1,149 @@
+//! `cargo xtask instructions`: what the type-1 home costs, exactly: instructions that a machine's harts retire for
+//! the same work alone and as a guest of the monitor.
+//!
+//! Each operation of the guest `costs` is run with two counts; the difference of the machine's totals, divided by
+//! that of the counts, is what one operation costs, whoever executed it. The boot is counted as a whole, the
+//! monitor's own start included.
+
+mod machine;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use rvisor_images::Store;
+
+use crate::machines::rvisor_program;
+use crate::metal;
+use machine::{Count, Load};
+use report::Report;
+
+/// Count instructions with and without the monitor
+#[derive(Args)]
+pub struct Instructions {
+    /// The machine that counts
+    #[arg(long, value_enum, default_value_t = Machine::Rvisor)]
+    machine: Machine,
+    /// Give the machine the H extension
+    #[arg(long)]
+    hypervisor: bool,
+    /// Words for the monitor's command line
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    monitor: String,
+    /// Leave the boot of Debian's kernel out
+    #[arg(long)]
+    no_boot: bool,
+}
+
+/// What counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Machine {
+    /// The hosted home
+    Rvisor,
+    /// QEMU, with a plugin that counts
+    Qemu,
+}
+
+/// Operations of the guest `costs`, what a row calls them, and two counts.
+const OPERATIONS: [(&str, &str, [u64; 2]); 8] = [
+    ("compute", "1000 × 9 instructions of computing", [10_000, 1_010_000]),
+    ("null", "null system call", [500, 2500]),
+    ("fault", "page fault that the kernel serves", [512, 2560]),
+    ("touch", "page mapped by the kernel, and touched", [512, 2560]),
+    ("switch", "two context switches", [500, 2500]),
+    ("timer", "timer interrupt", [500, 2500]),
+    ("status", "interrupts off and on again", [500, 2500]),
+    ("sbi", "call of the firmware", [500, 2500]),
+];
+
+/// Does the work and prints the table.
+pub fn instructions(options: &Instructions) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let monitor = directory.path().join("monitor");
+    metal::build(&monitor)?;
+    let costs = build_costs()?;
+    let counter = Count::new(options.machine, options.hypervisor, directory.path())?;
+    let mut report = Report::new(options);
+    for (operation, name, counts) in OPERATIONS {
+        let scale = if operation == "compute" { 1000.0 } else { 1.0 };
+        let mut figures = [Report::NOTHING; 2];
+        for (figure, count) in figures.iter_mut().zip(counts) {
+            let append = format!("costs={operation},{count}");
+            let alone = Load { kernel: &costs, initrd: None, append: &append };
+            figure.alone = counter.run(&alone)?.instructions;
+            let description = guest("kernel", &costs, None, &append);
+            let bundle = bundle(directory.path(), &description)?;
+            let load = Load { kernel: &monitor, initrd: Some(&bundle), append: &options.monitor };
+            let ran = counter.run(&load)?;
+            figure.add_monitored(&ran)?;
+        }
+        let [less, more] = figures;
+        report.operation(name, &less, &more, (counts[1] - counts[0]) as f64 / scale);
+    }
+    if !options.no_boot {
+        boot(options, &counter, &monitor, directory.path(), &mut report)?;
+    }
+    Ok(())
+}
+
+/// Debian's kernel with busybox, to a shell that switches the machine off.
+fn boot(
+    options: &Instructions,
+    counter: &Count,
+    monitor: &Path,
+    directory: &Path,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    const APPEND: &str = "console=ttyS0 rdinit=/bin/busybox -- sh -c \"poweroff -f\"";
+    let image = Store::open_default()?
+        .get("busybox")
+        .context("pull it first: cargo run --release -- pull busybox")?;
+    let alone = Load { kernel: &image.kernel, initrd: Some(&image.run_initrd), append: APPEND };
+    let mut figure = Report::NOTHING;
+    figure.alone = counter.run(&alone)?.instructions;
+    let description = guest("kernel", &image.kernel, Some(&image.run_initrd), APPEND);
+    let bundle = bundle(directory, &description)?;
+    let ran = counter.run(&Load { kernel: monitor, initrd: Some(&bundle), append: &options.monitor })?;
+    figure.add_monitored(&ran)?;
+    report.whole("Debian's kernel and busybox, start to shell and power-off", &figure);
+    Ok(())
+}
+
+/// A description of one guest.
+fn guest(key: &str, kernel: &Path, initrd: Option<&Path>, append: &str) -> String {
+    let initrd = initrd.map_or(String::new(), |path| format!("initrd = '{}'\n", path.display()));
+    format!(
+        "[[guest]]\nname = 'g'\n{key} = '{}'\n{initrd}append = '{append}'\nmemory = '128M'\n",
+        kernel.display()
+    )
+}
+
+fn bundle(directory: &Path, description: &str) -> anyhow::Result<PathBuf> {
+    let (guests, bundle) = (directory.join("guests.toml"), directory.join("bundle"));
+    std::fs::write(&guests, description)?;
+    let status = Command::new(rvisor_program()?)
+        .args(["bundle", "build"])
+        .arg(&guests)
+        .arg("-o")
+        .arg(&bundle)
+        .status()?;
+    if !status.success() {
+        bail!("the bundle can't be built");
+    }
+    Ok(bundle)
+}
+
+/// Builds the guest `costs`.
+fn build_costs() -> anyhow::Result<PathBuf> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--locked", "--package", "costs"])
+        .current_dir("guests")
+        .status()
+        .context("can't run cargo")?;
+    if !status.success() {
+        bail!("the guest can't be built");
+    }
+    Ok(Path::new("guests/target/riscv64gc-unknown-none-elf/release/costs").canonicalize()?)
+}
