@@ -14,17 +14,16 @@ use thiserror::Error;
 
 use crate::arch::Partition;
 use crate::backend::Served;
-use crate::engine::Statistics;
+use crate::engine::{Statistics, Tables};
 use crate::queue::{GroupId, TaskId};
-use crate::shadow::Shadow;
 use crate::stuck::Watch;
 
 /// A virtual hart with what the engine keeps for it.
 pub struct Task {
     /// The hart.
     pub hart: VirtualHart,
-    /// Its shadow tables.
-    pub shadow: Shadow,
+    /// The page tables that the hardware sees.
+    pub tables: Tables,
     /// What its time went to.
     pub statistics: Statistics,
     /// Whether it gets anywhere.
@@ -79,23 +78,19 @@ pub struct Places {
 }
 
 impl Guest {
-    /// Makes the machine of a guest, switched off. `lacking` are the extensions that the hardware hasn't got.
+    /// Makes the machine of a guest, switched off. `lacking` are the extensions that the hardware hasn't got,
+    /// `translation` is the largest mode that guests have.
     pub fn new(
         bundled: BundledGuest<'static>,
         memory: Arc<Partition>,
         clock: Arc<dyn Clock>,
         console: [Box<dyn ConsoleBackend>; 2],
         slots: Vec<(SlotBuilder<Partition>, Option<Served>)>,
-        lacking: &'static [&'static str],
+        (lacking, translation): (&'static [&'static str], TranslationMode),
         places: Places,
     ) -> Self {
-        let config = VmConfig {
-            harts: bundled.harts as usize,
-            machine_mode: false,
-            // The shadow tables are Sv39.
-            translation: TranslationMode::Sv39,
-            hypervisor: false,
-        };
+        let config =
+            VmConfig { harts: bundled.harts as usize, machine_mode: false, translation, hypervisor: false };
         let (virtio, served) = slots.into_iter().unzip();
         let [serial, sbi_console] = console;
         let vm = Vm::new(config, memory, clock, Backends { serial, sbi_console, virtio });

@@ -1,8 +1,9 @@
-//! The type-1 home: Rvisor as the only code in S-mode on RISC-V hardware, and its engine `deprivileged` for
-//! hardware without the H extension.
+//! The type-1 home: Rvisor as the only code in S-mode on RISC-V hardware, and its engines: `vs` for hardware with the
+//! H extension, `deprivileged` for hardware without.
 //!
-//! Key types: [`Deprivileged`](engine::Deprivileged) (the engine), [`Shadow`](shadow::Shadow) (the page tables
-//! that the hardware sees while a guest runs), [`Queue`](queue::Queue) (who runs when), [`Guest`](guest::Guest),
+//! Key types: [`Deprivileged`](engine::Deprivileged) and [`Vs`](engine::Vs) (the engines),
+//! [`Shadow`](shadow::Shadow) and [`Stage`](shadow::Stage) (the page tables that the hardware sees while a guest
+//! runs), [`Queue`](queue::Queue) (who runs when), [`Guest`](guest::Guest),
 //! and [`Processor`](processor::Processor) (what all of them need of a physical hart).
 //!
 //! The machine that guests see is `rvisor-machine`'s, as in the hosted home. Unsafe code and assembly stand in
@@ -36,3 +37,4 @@ pub mod stuck;
 pub mod terminal;
 #[cfg(test)]
 mod testing;
+pub mod virtualization;

@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicBool;
 
 use rvisor_machine::bundle::{Bundle, BundleError, BundledGuest};
 use rvisor_machine::memory_map::RAM_BASE;
-use rvisor_machine::{VirtualHart, device_tree};
+use rvisor_machine::{TranslationMode, VirtualHart, device_tree};
 use rvisor_waist::Clock;
 use spin::Mutex;
 use thiserror::Error;
@@ -14,14 +14,14 @@ use thiserror::Error;
 use crate::address::MachineAddress;
 use crate::arch::Frames;
 use crate::backend::disk::RangeError;
-use crate::engine::Statistics;
+use crate::engine::{Statistics, Tables};
 use crate::guest::{Guest, Places, Task};
 use crate::hardware::{Found, Hardware};
 use crate::home::{self, HartState, Home};
 use crate::platform::PlatformError;
 use crate::pte::Pte;
 use crate::queue::{Queue, Share};
-use crate::shadow::{LEAST_TABLES, Pool, Shadow, Table};
+use crate::shadow::{LEAST_TABLES, Pool, Shadow, Stage, Table};
 use crate::stuck::Watch;
 use crate::terminal::{Output, Terminal};
 
@@ -70,9 +70,11 @@ const EMULATED: [&str; 10] =
 /// without.
 const TOO_SLOW: [&str; 3] = ["zicbom", "zicbop", "zicboz"];
 
-/// Extensions of the board that guests don't get here.
-fn lacking(isa: impl Fn(&str) -> bool) -> &'static [&'static str] {
-    let is_lacking = |name: &&'static str| TOO_SLOW.contains(name) || !EMULATED.contains(name) && !isa(name);
+/// Extensions of the board that guests don't get here. With the H extension, guests have what the hardware has.
+fn lacking(isa: impl Fn(&str) -> bool, hypervisor: bool) -> &'static [&'static str] {
+    const BASE: [&str; 4] = ["zicntr", "zicsr", "zifencei", "zihpm"];
+    let given: &[&str] = if hypervisor { &BASE } else { &EMULATED };
+    let is_lacking = |name: &&'static str| TOO_SLOW.contains(name) || !given.contains(name) && !isa(name);
     let names: Vec<_> = device_tree::EXTENSIONS.into_iter().filter(is_lacking).collect();
     names.leak()
 }
@@ -85,6 +87,8 @@ pub struct Resources<'a> {
     pub frames: Arc<Frames>,
     /// Devices.
     pub found: Found,
+    /// Largest mode of translation of the hardware, where guests use it themselves: with the H extension.
+    pub hypervisor: Option<TranslationMode>,
     /// Whether the hardware has an extension.
     pub isa: &'a dyn Fn(&str) -> bool,
     /// Bytes of the heap that are left.
@@ -103,7 +107,9 @@ pub struct Resources<'a> {
 pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, SetupError> {
     let Bundle { settings, guests: bundled } = bundle;
     check_heap(&bundled, resources.heap)?;
-    let lacking = lacking(resources.isa);
+    let lacking = lacking(resources.isa, resources.hypervisor.is_some());
+    // The shadow tables are Sv39.
+    let translation = resources.hypervisor.unwrap_or(TranslationMode::Sv39);
     let names: Vec<_> = bundled.iter().map(|guest| guest.name).collect();
     let terminal = Terminal::new(&names, settings.prefix, resources.output);
     let hardware = Hardware::new(resources.found, settings.uplink, home::device_ready);
@@ -125,14 +131,20 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
             Arc::clone(&resources.clock),
             [terminal.port(index), terminal.port(index)],
             slots,
-            lacking,
+            (lacking, translation),
             Places { tasks: ids, group },
         );
         for hart in 0..guest.tasks.len() {
-            let pool = Pool::new(tables(guest.bundled.memory), resources.locate);
+            let tables = if resources.hypervisor.is_some() {
+                let ram = RAM_BASE..RAM_BASE.offset(guest.bundled.memory);
+                Tables::Stage(Stage::new(&ram, resources.locate))
+            } else {
+                let pool = Pool::new(tables(guest.bundled.memory), resources.locate);
+                Tables::Shadow(Shadow::new(pool, resources.window))
+            };
             let task = Task {
                 hart: VirtualHart::new(hart, &guest.vm),
-                shadow: Shadow::new(pool, resources.window),
+                tables,
                 statistics: Statistics::default(),
                 watch: Watch::default(),
             };

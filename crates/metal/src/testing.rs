@@ -11,6 +11,7 @@ use rvisor_waist::{Clock, ConsoleBackend};
 use crate::arch::Partition;
 use crate::arch::partition::tests::partition;
 use crate::processor::{Asid, Entry, GuestTrap, Privileged, Processor, Registers};
+use crate::virtualization::{StageEntry, VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap};
 
 /// What the "guest" does when it is entered next.
 type Act = Box<dyn FnMut(&mut Registers<'_>) -> GuestTrap + Send>;
@@ -29,6 +30,16 @@ pub struct FakeHart {
     pub next_asid: u64,
     pub float: [u64; 32],
     pub privileged: Privileged,
+    pub virtual_traps: VecDeque<VirtualTrap>,
+    /// What each entry in a virtual mode had as `sstatus.FS`.
+    pub float_entries: Vec<u64>,
+    /// The guest's registers, in the hardware.
+    pub csrs: VirtualCsrs,
+    /// The guest's instruction, wherever it is.
+    pub instruction: Option<u32>,
+    /// Interrupts made pending, and those that the guest clears.
+    pub injected: Vec<u64>,
+    pub cleared: u64,
 }
 
 impl FakeHart {
@@ -104,6 +115,56 @@ impl Processor for FakeHart {
         // Floating point stays as it was, unless the act says otherwise.
         trap.status |= float;
         trap
+    }
+}
+
+impl VirtualProcessor for FakeHart {
+    fn has_guest_timer(&self) -> bool {
+        false
+    }
+
+    fn new_vmid(&mut self) -> Asid {
+        self.new_asid()
+    }
+
+    fn vmid_generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn fence_virtual(&mut self, address: Option<u64>, asid: Option<u16>) {
+        self.fences.push((address.unwrap_or(u64::MAX), asid.map_or(u64::MAX, u64::from)));
+    }
+
+    fn fence_stage(&mut self) {}
+
+    fn load_virtual(&mut self, _entry: &StageEntry, csrs: &VirtualCsrs) {
+        self.csrs = *csrs;
+    }
+
+    fn store_virtual(&mut self, csrs: &mut VirtualCsrs) {
+        *csrs = self.csrs;
+    }
+
+    fn inject(&mut self, pending: u64) {
+        self.injected.push(pending);
+    }
+
+    fn injected(&self) -> u64 {
+        self.injected.last().copied().unwrap_or(0) & !self.cleared
+    }
+
+    fn enter_virtual(&mut self, _registers: VirtualRegisters<'_>, float: u64) -> VirtualTrap {
+        self.float_entries.push(float);
+        self.time += 1;
+        self.virtual_traps.pop_front().unwrap_or_else(|| {
+            // The timer, at the end of the slice.
+            self.time = self.timer;
+            VirtualTrap { cause: 1 << 63 | 5, value: 0, guest_physical: 0 }
+        })
+    }
+
+    fn fetch(&mut self, _pc: u64) -> Option<u32> {
+        self.instruction
     }
 }
 

@@ -14,6 +14,8 @@ mod context;
 mod frames;
 #[cfg(target_os = "none")]
 mod heap;
+#[cfg(target_os = "none")]
+mod hypervisor;
 pub mod layout;
 #[cfg(target_os = "none")]
 mod mmio;

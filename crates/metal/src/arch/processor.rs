@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 
 use super::assembly as asm;
 use super::context::HartContext;
+use super::hypervisor;
 use super::layout;
 use super::sbi;
 use crate::processor::{Asid, Entry, GuestTrap, Privileged, Processor, Registers};
@@ -32,10 +33,21 @@ pub struct Features {
 /// The hart that executes this.
 pub struct PhysicalHart {
     index: usize,
-    context: Box<HartContext>,
+    pub(super) context: Box<HartContext>,
     features: Features,
     next_asid: u64,
     generation: u64,
+    pub(super) vmids: Vmids,
+    pub(super) vmid_bits: u32,
+    /// Guests have `stimecmp` of the hardware.
+    pub(super) guest_timer: bool,
+}
+
+/// The next VMID, of the next generation if they are used up.
+#[derive(Default)]
+pub(super) struct Vmids {
+    pub next: u64,
+    pub generation: u64,
 }
 
 impl PhysicalHart {
@@ -52,7 +64,9 @@ impl PhysicalHart {
             asm::write_scounteren(TIME_COUNTER);
             asm::write_senvcfg(0);
         }
-        Self { index, context, features, next_asid: 1, generation: 0 }
+        let (vmid_bits, guest_timer) = if features.hypervisor { hypervisor::set_up() } else { (0, false) };
+        let vmids = Vmids::default();
+        Self { index, context, features, next_asid: 1, generation: 0, vmids, vmid_bits, guest_timer }
     }
 
     /// Sleeps until an interrupt, or `deadline` in ticks.

@@ -18,7 +18,7 @@ use super::mmio::Registers;
 use super::paging::{AddressSpace, TablePages};
 use super::processor::{Features, PhysicalHart, probe};
 use super::virtio::Device;
-use super::{console, heap, sbi};
+use super::{console, heap, hypervisor, sbi};
 use crate::address::MachineAddress;
 use crate::driver::plic::Plic;
 use crate::hardware::Found;
@@ -127,6 +127,7 @@ fn start(
         harts: ids.len(),
         frames,
         found: find_devices(&platform, hart_id),
+        hypervisor: features.hypervisor.then(hypervisor::largest_mode),
         isa: &|name| platform.has_extension(name),
         heap: heap::left(),
         clock,
@@ -207,11 +208,12 @@ fn describe(platform: &Platform<'_>, features: &Features, harts: usize) {
     let memory = platform.all_memory.total() / MIB;
     say(format_args!(
         "{} on {harts} harts, {memory} MiB, {asid_bits} ASID bits{}{}{}; firmware {firmware:#x} version {version:#x}; \
-         engine deprivileged",
+         engine {}",
         env!("CARGO_PKG_VERSION"),
         has(sstc, ", Sstc"),
         has(svadu, ", Svadu"),
-        has(hypervisor, ", H (unused)"),
+        has(hypervisor, ", H"),
+        if hypervisor { "vs" } else { "deprivileged" },
     ));
 }
 

@@ -46,7 +46,7 @@ impl<P: Processor> Deprivileged<'_, P> {
 }
 
 /// Instructions that need privilege, or a permission that the monitor keeps for itself.
-const fn is_system(op: Op) -> bool {
+pub(super) const fn is_system(op: Op) -> bool {
     matches!(
         op,
         Op::Csrrw

@@ -1,4 +1,6 @@
-//! The engine `deprivileged`: runs a guest's kernel in U-mode, on hardware without the H extension.
+//! The engines. `vs` (in its own module) needs the H extension.
+//!
+//! Here is the engine `deprivileged`: it runs a guest's kernel in U-mode, on hardware without the H extension.
 //!
 //! What the guest may do, the hardware does. What it may not, traps: privileged instructions are carried out on
 //! the state of `rvisor_hart`, exceptions are reflected to the guest's own `stvec`, page faults fill the shadow
@@ -6,6 +8,7 @@
 //!
 //! A guest instruction that is emulated means what `rvisor_hart` says; there is no second meaning here.
 
+mod choice;
 mod fault;
 mod float;
 mod instruction;
@@ -13,6 +16,7 @@ mod privileged;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod vs;
 
 use rvisor_hart::{Environment, Exit, Hart, Trap};
 use rvisor_isa::csr::{mcause, mstatus, satp};
@@ -22,8 +26,10 @@ use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 use crate::arch::Partition;
 use crate::processor::{GuestTrap, Processor, Registers};
 use crate::shadow::{Key, Shadow, View};
+pub use choice::{AnyEngine, Tables};
 use float::Float;
 pub use statistics::Statistics;
+pub use vs::Vs;
 
 /// What an engine sees outside the hart.
 type Outside<'a> = HartEnvironment<'a, Partition>;

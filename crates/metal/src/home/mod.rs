@@ -14,7 +14,7 @@ use rvisor_machine::{Progress, memory_map};
 use spin::{Mutex, Once};
 
 use crate::arch::{self, Frames, PhysicalHart};
-use crate::engine::Deprivileged;
+use crate::engine::AnyEngine;
 use crate::guest::{Guest, Task};
 use crate::hardware::Hardware;
 use crate::processor::Processor;
@@ -179,12 +179,12 @@ impl Home {
         let guest = &self.guests[*guest];
         let vm = &guest.vm;
         let mut task = task.lock();
-        let Task { hart: virtual_hart, shadow, statistics, watch } = &mut *task;
+        let Task { hart: virtual_hart, tables, statistics, watch } = &mut *task;
         virtual_hart.add_stolen_time(vm, picked.stolen * NANOSECONDS_A_TICK);
         let state = &self.harts[hart.index()];
         let has_work =
             || READY.any() || state.preempted.load(Ordering::SeqCst) || arch::is_external_interrupt_pending();
-        let mut engine = Deprivileged::new(shadow, hart, picked.until);
+        let mut engine = AnyEngine::new(tables, hart, picked.until);
         let mut progress = Progress::Ran;
         while progress == Progress::Ran && arch::now() < picked.until {
             if has_work() {

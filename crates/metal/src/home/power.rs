@@ -35,7 +35,7 @@ impl Home {
     fn power_on(&self, guest: &Guest) -> Result<(), StartError> {
         // What the tables map is given back.
         for id in &guest.tasks {
-            self.tasks[*id].1.lock().shadow.clear();
+            self.tasks[*id].1.lock().tables.clear();
         }
         let harts = guest.power_on(&self.hardware.seed(), || self.frames.unreserved())?;
         let now = arch::now();
@@ -65,7 +65,7 @@ impl Home {
         self.report_end(guest, request);
         let power = self.power.lock();
         for id in &guest.tasks {
-            self.tasks[*id].1.lock().shadow.clear();
+            self.tasks[*id].1.lock().tables.clear();
         }
         guest.power_off();
         if request == Some(PowerRequest::Reset) {

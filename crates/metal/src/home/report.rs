@@ -32,7 +32,7 @@ impl Home {
             // A task that runs is counted up to its last slice, some milliseconds ago.
             let task = self.tasks[*id].1.lock();
             sum += task.statistics;
-            fills += task.shadow.fills;
+            fills += task.tables.fills();
         }
         (sum, fills)
     }

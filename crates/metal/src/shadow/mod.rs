@@ -10,6 +10,7 @@
 
 mod pool;
 mod space;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use rvisor_waist::GuestVirtual;
 pub use pool::{Pool, Table};
 use space::{Exhausted, Space};
 pub use space::{Key, Page, View};
+pub use stage::Stage;
 
 use crate::processor::{Asid, Entry, Processor};
 use crate::pte::Pte;

@@ -16,8 +16,12 @@ pub const ENTRIES: usize = 512;
 pub struct Table([AtomicU64; ENTRIES]);
 
 impl Table {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self([const { AtomicU64::new(0) }; ENTRIES])
+    }
+
+    pub(super) fn set(&self, index: usize, pte: Pte) {
+        self.0[index % ENTRIES].store(pte.0, Ordering::Release);
     }
 }
 
@@ -75,6 +79,6 @@ impl Pool {
 
     /// Changes an entry of a table.
     pub fn set(&mut self, id: TableId, index: usize, pte: Pte) {
-        self.tables[id.0 as usize].0[index % ENTRIES].store(pte.0, Ordering::Release);
+        self.tables[id.0 as usize].set(index, pte);
     }
 }

@@ -23,6 +23,7 @@ global_asm!(
         include_str!("start.s"),
         include_str!("trampoline.s"),
         include_str!("shortcuts.s"),
+        include_str!("hypervisor.s"),
         include_str!("float.s"),
         ".option pop\n",
     ),
@@ -90,6 +91,8 @@ unsafe extern "C" {
     /// Enters the guest; returns at its next trap. `context` and `enter` are addresses in the window, `frame`
     /// is the same context where Rust knows it.
     pub fn enter_guest(context: u64, enter: u64, frame: *mut HartContext, registers: *mut [u64; 32]);
+    /// Enters the guest in the mode that `hstatus` and the frame's `sstatus` say; returns at its next trap.
+    pub fn enter_virtual(frame: *mut HartContext, registers: *mut [u64; 32]);
     /// Stores the 32 floating-point registers; returns `fcsr`.
     pub fn save_float(registers: *mut [u64; 32]) -> u64;
     /// Loads the 32 floating-point registers and `fcsr`.
@@ -127,6 +130,21 @@ readers! {
     read_time "time";
     read_sip "sip";
     read_instret "instret";
+    read_senvcfg "senvcfg";
+    read_scounteren "scounteren";
+    read_henvcfg "0x60a";
+    read_htval "0x643";
+    read_hvip "0x645";
+    read_hgatp "0x680";
+    read_vsstatus "0x200";
+    read_vsie "0x204";
+    read_vstvec "0x205";
+    read_vsscratch "0x240";
+    read_vsepc "0x241";
+    read_vscause "0x242";
+    read_vstval "0x243";
+    read_vstimecmp "0x24d";
+    read_vsatp "0x280";
 }
 
 writers! {
@@ -135,6 +153,23 @@ writers! {
     write_scounteren "scounteren";
     write_senvcfg "senvcfg";
     write_stimecmp "0x14d";
+    write_hstatus "0x600";
+    write_hedeleg "0x602";
+    write_hideleg "0x603";
+    write_hcounteren "0x606";
+    write_henvcfg "0x60a";
+    write_hstateen0 "0x60c";
+    write_hvip "0x645";
+    write_hgatp "0x680";
+    write_vsstatus "0x200";
+    write_vsie "0x204";
+    write_vstvec "0x205";
+    write_vsscratch "0x240";
+    write_vsepc "0x241";
+    write_vscause "0x242";
+    write_vstval "0x243";
+    write_vstimecmp "0x24d";
+    write_vsatp "0x280";
 }
 
 /// Index of the physical hart that executes this: `tp`, in the monitor.
@@ -199,6 +234,65 @@ pub unsafe fn sbi_call(extension: u64, function: u64, arguments: [u64; 3]) -> (i
             in("a2") arguments[2], in("a6") function, in("a7") extension, options(nostack));
     }
     (error, value)
+}
+
+/// `hfence.gvma` and `hfence.vvma` of everything.
+pub fn fence_all_virtual() {
+    // SAFETY: forgets cached translations.
+    unsafe {
+        asm!(
+            ".option push",
+            ".option arch, +h",
+            "hfence.gvma",
+            "hfence.vvma",
+            ".option pop",
+            options(nostack)
+        );
+    }
+}
+
+/// `hfence.vvma` of the address spaces of the VMID in `hgatp`: of one address or all, of one ASID or all.
+pub fn fence_virtual(address: Option<u64>, asid: Option<u64>) {
+    macro_rules! fence {
+        ($operands:literal $(, $name:ident)*) => {
+            // SAFETY: forgets cached translations.
+            unsafe {
+                asm!(".option push", ".option arch, +h", concat!("hfence.vvma ", $operands), ".option pop",
+                    $($name = in(reg) $name,)* options(nostack));
+            }
+        };
+    }
+    match (address, asid) {
+        (None, None) => fence!("zero, zero"),
+        (Some(address), None) => fence!("{address}, zero", address),
+        (None, Some(asid)) => fence!("zero, {asid}", asid),
+        (Some(address), Some(asid)) => fence!("{address}, {asid}", address, asid),
+    }
+}
+
+/// Fetches two bytes of the guest's code, as a guest in the mode that `hstatus.SPVP` says; `None` where that faults.
+pub fn fetch_virtual(address: u64) -> Option<u16> {
+    let (value, trapped): (u64, u64);
+    // SAFETY: a trap leads behind the instruction, with a flag set; `stvec` is as before afterwards, and `hstatus` is
+    // written before it is used. Interrupts are off.
+    unsafe {
+        asm!(
+            ".option push", ".option norvc", ".option arch, +h",
+            "lla {vector}, 2f",
+            "csrrw {vector}, stvec, {vector}",
+            "li {trapped}, 0",
+            "li {value}, 0",
+            "hlvx.hu {value}, ({address})",
+            "j 3f",
+            ".balign 4",
+            "2: li {trapped}, 1",
+            "3: csrw stvec, {vector}",
+            ".option pop",
+            vector = out(reg) _, trapped = out(reg) trapped, value = out(reg) value, address = in(reg) address,
+            options(nostack),
+        );
+    }
+    (trapped == 0).then_some(value as u16)
 }
 
 /// Reads a CSR that may not exist: `None` where that traps. Only before other traps are expected.

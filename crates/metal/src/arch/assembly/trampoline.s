@@ -50,6 +50,7 @@ guest_trapped:
     ld      t1, 8 * \i (a0)
     sd      t1, 8 * \i (t0)
     .endr
+guest_left:
     # Floating point and vectors off: the registers are the guest's.
     li      t0, 0x6600
     csrc    sstatus, t0
