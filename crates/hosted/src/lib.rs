@@ -1,7 +1,7 @@
 //! The type-2 home: runs a machine as an ordinary process of a Linux host.
 //!
 //! Key types: [`HostMemory`] (RAM as host memory), [`HostClock`], [`disk::Disk`] (disks on files),
-//! [`HostEntropy`], [`Stream`] (a serial line or console port), and [`runner::run`], which drives a machine's
+//! [`share::Shares`] (directories), [`HostEntropy`], [`Stream`] (a serial line or console port), and [`runner::run`], which drives a machine's
 //! harts on threads.
 //!
 //! # Safety
@@ -19,6 +19,7 @@ pub mod net;
 mod pause;
 pub mod runner;
 pub mod sandbox;
+pub mod share;
 mod stolen_time;
 pub mod stream;
 pub mod terminal;

@@ -12,6 +12,7 @@ use rvisor_virtio::Transport;
 use rvisor_virtio::blk::Blk;
 use rvisor_virtio::console::Console;
 use rvisor_virtio::net::Net;
+use rvisor_virtio::p9::P9;
 use rvisor_virtio::rng::Rng;
 use rvisor_waist::{Clock, ConsoleBackend, Device, EntropyBackend, GuestMemory, GuestPhysical};
 use thiserror::Error;
@@ -21,6 +22,7 @@ use crate::disk::{Disk, DiskError, DiskOptions};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, Ports, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, OnReset, Pace};
+use crate::share::{ShareError, ShareOptions, Shares};
 use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
 
 /// What executes the guest's instructions.
@@ -37,6 +39,9 @@ pub enum EngineKind {
 
 /// Least memory of a machine, in bytes: below, not even a device tree fits.
 pub const LEAST_MEMORY: u64 = 1 << 20;
+
+/// What a guest finds the device of [`MachineConfig::shares`] by.
+pub const SHARES_TAG: &str = "rvisor";
 
 /// Why a machine can't be made or run.
 #[derive(Debug, Error)]
@@ -62,7 +67,7 @@ pub enum MachineError {
         error: io::Error,
     },
     /// More devices than slots.
-    #[error("{0} disks are too many for the board's {VIRTIO_SLOTS} device slots; attach fewer")]
+    #[error("{0} disks and shares are too many for the board's {VIRTIO_SLOTS} device slots; attach fewer")]
     TooManyDevices(usize),
     /// A disk.
     #[error(transparent)]
@@ -70,6 +75,9 @@ pub enum MachineError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetError),
+    /// A shared directory.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The program to boot.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -93,6 +101,10 @@ pub struct MachineConfig {
     pub disks: Vec<DiskOptions>,
     /// Network card, if any.
     pub network: Option<NetOptions>,
+    /// Shared directories, all behind one device with the tag [`SHARES_TAG`] that lists them.
+    pub shares: Vec<ShareOptions>,
+    /// Shared directories, each a device that the guest finds by the share's tag.
+    pub tagged_shares: Vec<ShareOptions>,
     /// Ports of the virtio console.
     pub ports: Vec<Port>,
     /// Called at each power-on, reboots included, before the guest runs.
@@ -160,10 +172,10 @@ impl Machine {
             memory.keep_journal();
         }
         let (memory, clock) = (Arc::new(memory), HostClock::new());
-        let disks = config.disks.len();
+        let asked = config.disks.len() + config.tagged_shares.len();
         let (slots, counters, forwards) = slots(&mut config, &memory)?;
         if slots.len() > VIRTIO_SLOTS as usize {
-            return Err(MachineError::TooManyDevices(disks));
+            return Err(MachineError::TooManyDevices(asked));
         }
         let (builders, wakes): (Vec<_>, Vec<_>) =
             slots.into_iter().map(|slot| (slot.build, slot.wakes)).unzip();
@@ -330,7 +342,7 @@ impl Slot {
     }
 }
 
-/// Disks first, so that guests number them from the first slot; then network, console, entropy.
+/// Disks first, so that guests number them from the first slot; then network, console, entropy, shares.
 fn slots(
     config: &mut MachineConfig,
     memory: &Arc<HostMemory>,
@@ -367,7 +379,28 @@ fn slots(
     slots.push(Slot::new(Vec::new(), move |memory, line| {
         Transport::new(Rng::new(Box::new(entropy)), memory, line)
     }));
+    slots.extend(shares(config, memory)?);
     Ok((slots, counters, forwards))
+}
+
+fn shares(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>, MachineError> {
+    let mut slots = Vec::new();
+    let mut add = |wake, shares| {
+        slots.push(Slot::new(vec![wake], move |memory, line| {
+            Transport::new(P9::new(Box::new(shares)), memory, line)
+        }));
+    };
+    if !config.shares.is_empty() {
+        let wake = Wake::new();
+        let shares = Shares::listed(&config.shares, SHARES_TAG, Arc::clone(memory), wake.as_closure())?;
+        add(wake, shares);
+    }
+    for options in &config.tagged_shares {
+        let wake = Wake::new();
+        let shares = Shares::single(options, Arc::clone(memory), wake.as_closure())?;
+        add(wake, shares);
+    }
+    Ok(slots)
 }
 
 /// An address of the range that KVM and QEMU guests use (locally administered, unicast).

@@ -44,6 +44,51 @@ agent() {
     path=$(wait_for_port org.rvisor.agent) && /rvisor/agent "$path" "$target" "$1"
 }
 
+has_shares() {
+    grep -q 0x0009 /sys/bus/virtio/devices/*/device 2>/dev/null
+}
+
+# Loads the modules for shared directories: those of the RAM disk, or those of the root file system.
+share_modules() {
+    if [ -e /rvisor/modules/shares ]; then
+        while read -r module; do
+            insmod "$module"
+        done </rvisor/modules/shares
+    elif [ -n "$target" ]; then
+        chroot $target modprobe -a 9p 9pnet_virtio
+    fi 2>/dev/null
+    grep -q 9p /proc/filesystems
+}
+
+# Puts the directories that the host shares in their places, if it shares any.
+shares() {
+    has_shares || return 0
+    share_modules || {
+        trouble="the image has no modules for shared directories; get a newer one with rvisor pull --force"
+        return
+    }
+    mkdir -p /rvisor/shares
+    mount -t 9p -o trans=virtio,version=9p2000.L,cache=mmap,msize=512000 rvisor /rvisor/shares || {
+        trouble="can't mount the shared directories"
+        return
+    }
+    while IFS=' ' read -r name mode path; do
+        share "/rvisor/shares/$name" $mode "$path" || trouble="can't put a shared directory at $path"
+    done </rvisor/shares/places
+    umount /rvisor/shares
+}
+
+share() {
+    if [ -d "$1" ]; then
+        chroot "${target:-/}" mkdir -p "$3"
+    else
+        chroot "${target:-/}" mkdir -p "${3%/*}/" && chroot "${target:-/}" touch "$3"
+    fi || return
+    # Links on the way are the guest's, so its root is theirs.
+    place=$target$(chroot "${target:-/}" readlink -f "$3")
+    mount --bind "$1" "$place" && { [ $2 = rw ] || mount -o remount,bind,ro "$place"; }
+}
+
 end() {
     sync
     [ -z "$target" ] || mount -o remount,ro $target 2>/dev/null
@@ -61,16 +106,18 @@ network() {
     fi
 }
 
+refuse() {
+    echo "failed $trouble" >&3
+    end
+}
+
 run_command() {
     control=$(wait_for_port org.rvisor.control) || {
         echo "rvisor: the host has given no port org.rvisor.control" >&2
         end
     }
     exec 3<>"$control"
-    if [ -n "$trouble" ]; then
-        echo "failed $trouble" >&3
-        end
-    fi
+    [ -z "$trouble" ] || refuse
     if [ -n "$target" ]; then
         for directory in proc sys dev; do
             mount --bind /$directory $target/$directory
@@ -85,6 +132,8 @@ run_command() {
         mount --bind /dev/pts $target/dev/pts
         mount --bind /dev/shm $target/dev/shm
     fi
+    shares
+    [ -z "$trouble" ] || refuse
     agent script &
     network
 
@@ -126,6 +175,13 @@ elif [ -n "$trouble" ]; then
     echo "rvisor: $trouble" >&2
     end
 elif [ -n "$target" ]; then
+    # Shares may lie where the system would mount these later.
+    ! has_shares || {
+        mount -t tmpfs -o mode=755,nosuid,nodev run $target/run
+        mount -t tmpfs -o mode=1777,nosuid,nodev tmp $target/tmp
+    }
+    shares
+    [ -z "$trouble" ] || echo "rvisor: $trouble" >&2
     agent system
     for directory in proc sys dev; do
         mount --move /$directory $target/$directory
@@ -134,6 +190,8 @@ elif [ -n "$target" ]; then
 else
     mkdir -p /dev/pts
     mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+    shares
+    [ -z "$trouble" ] || echo "rvisor: $trouble" >&2
     agent script &
     network
     cd "$HOME"

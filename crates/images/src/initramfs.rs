@@ -18,6 +18,8 @@ const BOARD_MODULES: [&str; 4] = ["virtio_mmio", "virtio_rng", "virtio_blk", "vi
 /// Modules for a root file system on a disk, loaded after those. They are large: a machine without a disk starts
 /// seconds sooner without them.
 const ROOT_MODULES: [&str; 2] = ["crc32c_generic", "ext4"];
+/// Modules for shared directories, loaded where there are any; a root file system on a disk has its own.
+const SHARE_MODULES: [&str; 2] = ["9p", "9pnet_virtio"];
 /// The busybox applets that the scripts use, and what a person at the busybox image's shell expects.
 const APPLETS: &str = include_str!("../guest/applets");
 /// Directory of shared libraries.
@@ -74,20 +76,30 @@ fn base(kernel: &Kernel, busybox: &[u8], has_disk: bool) -> Result<Cpio> {
     for applet in APPLETS.split_whitespace() {
         cpio.symlink(&format!("bin/{applet}"), "busybox");
     }
-    let mut order = String::new();
-    let root_modules: &[&str] = if has_disk { &ROOT_MODULES } else { &[] };
-    for (file, content) in kernel.modules(&[&BOARD_MODULES, root_modules].concat())? {
-        let path = format!("rvisor/modules/{file}");
-        order.push_str(&format!("/{path}\n"));
-        cpio.file(&path, 0o644, &content);
+    let (root_modules, share_modules): (&[&str], &[&str]) =
+        if has_disk { (&ROOT_MODULES, &[]) } else { (&[], &SHARE_MODULES) };
+    add_modules(&mut cpio, kernel, &[&BOARD_MODULES, root_modules].concat(), "order")?;
+    if !share_modules.is_empty() {
+        add_modules(&mut cpio, kernel, share_modules, "shares")?;
     }
-    cpio.file("rvisor/modules/order", 0o644, order.as_bytes());
     cpio.file("rvisor/udhcpc", 0o755, include_bytes!("../guest/udhcpc.sh"));
     cpio.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
     // Process 1 is a script, which these would ask in vain without the option.
     cpio.file("etc/profile", 0o644, b"alias poweroff='poweroff -f' halt='halt -f' reboot='reboot -f'\n");
     cpio.file("etc/group", 0o644, b"root:x:0:\n");
     Ok(cpio)
+}
+
+/// Adds modules and those that they need, and a file `list` of them in the order in which they are loaded.
+fn add_modules(cpio: &mut Cpio, kernel: &Kernel, names: &[&str], list: &str) -> Result<()> {
+    let mut order = String::new();
+    for (file, content) in kernel.modules(names)? {
+        let path = format!("rvisor/modules/{file}");
+        order.push_str(&format!("/{path}\n"));
+        cpio.file(&path, 0o644, &content);
+    }
+    cpio.file(&format!("rvisor/modules/{list}"), 0o644, order.as_bytes());
+    Ok(())
 }
 
 /// Programs and libraries out of packages.

@@ -39,6 +39,9 @@ pub struct Config {
     pub network: bool,
     /// Ports of the host that lead to the guest, as on the command line.
     pub publish: Vec<String>,
+    /// Directories shared with the guest, as on the command line, with absolute paths.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub volumes: Vec<String>,
     /// Bytes of each disk beside the first, which is empty when the machine is made.
     pub disks: Vec<u64>,
     /// What the guest runs; none: its own system.

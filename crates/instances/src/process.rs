@@ -13,6 +13,7 @@ use rvisor_hosted::machine::{Machine, MachineConfig};
 use rvisor_hosted::net::{Forward, NetOptions, Ports};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::sandbox::Sandbox;
+use rvisor_hosted::share::ShareOptions;
 use rvisor_hosted::stream::Filter;
 use rvisor_hosted::translator;
 use rvisor_machine::PowerRequest;
@@ -96,6 +97,8 @@ impl VmProcess {
             hypervisor: config.hypervisor,
             disks: disks(&directory, &config),
             network: network(&directory, &config)?,
+            shares: shares(&config)?,
+            tagged_shares: Vec::new(),
             ports,
             serial: serial.clone(),
             engine: config.engine.kind(),
@@ -256,6 +259,11 @@ fn network(directory: &Directory, config: &Config) -> Result<Option<NetOptions>>
     let forwards = forwards.collect::<Result<_>>()?;
     let hostname = Some(directory.name().to_owned());
     Ok(config.network.then(|| NetOptions { forwards, hostname, ..NetOptions::default() }))
+}
+
+fn shares(config: &Config) -> Result<Vec<ShareOptions>> {
+    let share = |text: &String| text.parse().map_err(|error| Error::Refused(format!("--volume {error}")));
+    config.volumes.iter().map(share).collect()
 }
 
 fn forward(port: &str) -> Result<Forward, String> {

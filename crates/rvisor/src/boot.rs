@@ -13,6 +13,7 @@ use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::machine::{EngineKind, Machine, MachineConfig};
 use rvisor_hosted::net::NetOptions;
 use rvisor_hosted::runner::OnReset;
+use rvisor_hosted::share::ShareOptions;
 use rvisor_instances::EngineConfig;
 use rvisor_machine::boot::Program;
 use rvisor_machine::memory_map::RAM_BASE;
@@ -52,6 +53,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         hypervisor: options.size.hypervisor(),
         disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
         network: network(options.net, &options.publish)?,
+        tagged_shares: shares(&options.shares)?,
         serial: serial.clone(),
         engine: engine(options.engine.engine),
         translator: translator(&options.engine)?,
@@ -127,6 +129,12 @@ pub fn disk(text: &str) -> anyhow::Result<DiskOptions> {
         }
     }
     Ok(options)
+}
+
+/// What `--share` says.
+fn shares(texts: &[String]) -> anyhow::Result<Vec<ShareOptions>> {
+    let share = |text: &String| ShareOptions::with_tag(text).map_err(|error| anyhow!("--share {error}"));
+    texts.iter().map(share).collect()
 }
 
 /// The network that the options describe.

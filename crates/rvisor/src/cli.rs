@@ -148,6 +148,9 @@ pub struct Run {
     /// One more disk for the machine: empty, and removed with it
     #[arg(long = "disk", value_name = "size=SIZE", value_parser = scratch_disk)]
     pub disks: Vec<u64>,
+    /// Share a directory or file of the host with the guest: it is there when the command starts
+    #[arg(short, long = "volume", value_name = "HOST:GUEST[:ro]")]
+    pub volumes: Vec<String>,
     /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
@@ -181,6 +184,9 @@ pub struct Boot {
     /// Disk: a file, raw or qcow2, then ,ro for read-only and ,format=raw or ,format=qcow2 to skip detection
     #[arg(long = "disk", value_name = "FILE[,ro][,format=F]")]
     pub disks: Vec<String>,
+    /// Directory to share over 9P: mount it in the guest with `mount -t 9p -o trans=virtio TAG DIRECTORY`
+    #[arg(long = "share", value_name = "HOST:TAG[:ro]")]
+    pub shares: Vec<String>,
     #[command(flatten)]
     pub size: Size,
     /// Network of the machine

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use rvisor_hosted::disk::{Format, create_empty, create_overlay};
+use rvisor_hosted::share::ShareOptions;
 use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
 use rvisor_images::{Image, Store};
@@ -24,6 +25,7 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     // Before an image is pulled for a machine that can't be.
     options.name.as_deref().map(check_name).transpose()?;
     network(options.net, &options.publish)?;
+    volumes(&options.volumes)?;
     if options.detach && (options.engine.profile || options.engine.dump_translation.is_some()) {
         bail!("--profile and --dump-translation tell this terminal; leave --detach out");
     }
@@ -86,6 +88,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         hypervisor: options.size.hypervisor(),
         network: network(options.net, &[])?.is_some(),
         publish: options.publish.clone(),
+        volumes: volumes(&options.volumes)?,
         disks: options.disks.clone(),
         command: options.command.clone(),
         environment: environment(&options.environment)?,
@@ -94,6 +97,22 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         engine,
     };
     Ok((config, rest))
+}
+
+/// What `--volume` says, with absolute paths: the machine's process may have another working directory.
+fn volumes(texts: &[String]) -> anyhow::Result<Vec<String>> {
+    let volume = |text: &String| {
+        let mut share: ShareOptions = text.parse().map_err(|error| anyhow!("--volume {error}"))?;
+        let path = share.host.canonicalize();
+        share.host =
+            path.with_context(|| format!("--volume {text}: can't share {}", share.host.display()))?;
+        ensure!(
+            share.host.to_str().is_some(),
+            "--volume {text}: the path isn't UTF-8; choose another name for it"
+        );
+        Ok(share.to_string())
+    };
+    texts.iter().map(volume).collect()
 }
 
 /// The machine's own copy-on-write disk, if its image has a disk, and empty ones.

@@ -2,7 +2,7 @@
 //!
 //! Key types: [`Transport`] puts a [`FrontEnd`] on the board's bus as a [`Device`](rvisor_waist::Device);
 //! [`Queue`](queue::Queue) takes chains of buffers out of guest memory and gives them back; [`blk`], [`console`],
-//! [`net`] and [`rng`] hold the front ends, each driven by a back end of [`rvisor_waist`].
+//! [`net`], [`p9`] and [`rng`] hold the front ends, each driven by a back end of [`rvisor_waist`].
 //!
 //! The crate trusts nothing that a guest writes: see [`queue`] for what it checks.
 #![no_std]
@@ -16,6 +16,7 @@ mod empty;
 pub mod features;
 mod front_end;
 pub mod net;
+pub mod p9;
 pub mod queue;
 pub mod rng;
 mod segments;

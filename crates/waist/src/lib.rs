@@ -2,8 +2,9 @@
 //!
 //! Key types: [`GuestVirtual`] and [`GuestPhysical`] (addresses that carry their space in the type),
 //! [`GuestMemory`] (a VM's RAM), [`Device`] (a front end on the board), [`InterruptLine`], [`Clock`], and the
-//! back-end traits [`BlockBackend`], [`NetBackend`], [`ConsoleBackend`] and [`EntropyBackend`] that a home
-//! implements; [`StateWriter`] and [`StateReader`] (the state of a machine's parts, for one that goes on elsewhere).
+//! back-end traits [`BlockBackend`], [`NetBackend`], [`ConsoleBackend`], [`EntropyBackend`] and [`FileShareBackend`]
+//! that a home implements; [`StateWriter`] and [`StateReader`] (the state of a machine's parts, for one that goes on
+//! elsewhere).
 //!
 //! This crate is not for behaviour: nothing here knows an instruction, a register or a host.
 #![no_std]
@@ -16,6 +17,7 @@ mod backend;
 mod code_pages;
 mod device;
 mod memory;
+mod share;
 mod state;
 
 pub use address::{GuestPhysical, GuestVirtual, PAGE_SIZE};
@@ -26,4 +28,8 @@ pub use backend::{
 pub use code_pages::CodePages;
 pub use device::{Clock, Device, InterruptLine, TIMEBASE_FREQUENCY, Width};
 pub use memory::{AtomicWidth, GuestMemory, OutOfRange, Word};
+pub use share::{
+    FileShareBackend, LockKind, SetTime, ShareAttributes, ShareCall, ShareChange, ShareCompletion,
+    ShareEntry, ShareError, ShareFile, ShareLock, ShareReply, ShareRequest, ShareSpace, ShareTime,
+};
 pub use state::{StateError, StateReader, StateWriter};

@@ -30,3 +30,4 @@ pub use options::{DiskOptions, Format};
 pub use qcow2::create_overlay;
 pub use tools::{DiskInfo, Findings, backing_files, check, convert, info, resize};
 pub use worker::Disk;
+pub(crate) use worker::block_file_size_signal;

@@ -213,7 +213,7 @@ fn perform<M: GuestMemory>(
 
 /// Makes a write past the process's file size limit an error of that write; unblocked, its signal would end
 /// the process.
-pub(super) fn block_file_size_signal() {
+pub(crate) fn block_file_size_signal() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
     if let Err(error) = signals.thread_block() {

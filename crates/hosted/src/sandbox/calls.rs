@@ -10,6 +10,8 @@ use libc as c;
 pub enum Need {
     /// Connections to the world.
     Network,
+    /// Directories shared with the guest.
+    Shares,
 }
 
 /// For which arguments a call is allowed.
@@ -187,6 +189,16 @@ pub(super) const ALLOWED: &[Group] = &[
             (c::SYS_dup, Always),
             (c::SYS_dup3, Always),
             (c::SYS_ioctl, OneOf(1, REQUESTS)),
+        ],
+    },
+    // What a guest may do besides in a shared directory.
+    Group {
+        need: Some(Need::Shares),
+        calls: &[
+            (c::SYS_linkat, Always),
+            (c::SYS_symlinkat, Always),
+            (c::SYS_mknodat, Always),
+            (c::SYS_fchmodat, Always),
         ],
     },
     // The older names of some of these.

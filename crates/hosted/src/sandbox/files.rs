@@ -24,6 +24,8 @@ pub enum Access {
     Write,
     /// Files and sockets are made, read, written, replaced and removed.
     Keep,
+    /// All but device files, which nobody may make, and executing.
+    Share,
     /// Files and directories are read and removed.
     Remove,
     /// Empty directories are removed.
@@ -31,7 +33,8 @@ pub enum Access {
 }
 
 impl Access {
-    /// The rights in Landlock's words. Nobody gets the right to make links, devices or directories, or to execute.
+    /// The rights in Landlock's words. Nobody gets the right to make devices or to execute; only shared directories are
+    /// a place to make links and directories.
     fn rights(self) -> BitFlags<AccessFs> {
         match self {
             Self::Read => make_bitflags!(AccessFs::{ReadFile}),
@@ -39,6 +42,10 @@ impl Access {
             Self::Write => make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | IoctlDev}),
             Self::Keep => make_bitflags!(AccessFs::{
                 ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock | RemoveFile
+            }),
+            Self::Share => make_bitflags!(AccessFs::{
+                ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock | MakeFifo | MakeDir | MakeSym | Refer
+                    | RemoveFile | RemoveDir
             }),
             Self::Remove => make_bitflags!(AccessFs::{ReadFile | ReadDir | RemoveFile | RemoveDir}),
             Self::RemoveEmpty => make_bitflags!(AccessFs::{RemoveDir}),

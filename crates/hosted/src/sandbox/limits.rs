@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
 /// Descriptors: those of the disks, of 128 clients, and of all the connections that the network allows.
-const DESCRIPTORS: u64 = 4096;
+pub(super) const DESCRIPTORS: u64 = 4096;
 
 /// What an administrator's process keeps: files and ports of other users, as they expect of one.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
@@ -23,10 +23,10 @@ pub(super) fn memory(ram: u64) -> u64 {
 }
 
 /// Sets them, for this process, and nobody may raise them any more.
-pub(super) fn set(memory: u64) -> io::Result<()> {
+pub(super) fn set(memory: u64, descriptors: u64) -> io::Result<()> {
     // A dump would put the guest's memory into a file.
     limit(Resource::Core, 0)?;
-    limit(Resource::Nofile, DESCRIPTORS)?;
+    limit(Resource::Nofile, descriptors)?;
     limit(Resource::Data, memory)?;
     set_no_new_privs(true)?;
     let mut sets = capabilities(None)?;

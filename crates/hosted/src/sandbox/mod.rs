@@ -29,6 +29,7 @@ pub use files::{Access, confines_files};
 
 use crate::disk::{self, DiskError};
 use crate::machine::MachineConfig;
+use crate::share;
 use files::Rule;
 
 /// Why a process can't be confined.
@@ -59,6 +60,8 @@ pub struct Sandbox {
     needs: Vec<Need>,
     /// Bytes of private memory that the process may have.
     memory: u64,
+    /// Descriptors that it may have.
+    descriptors: u64,
 }
 
 /// How long threads of earlier work may take to end.
@@ -70,14 +73,30 @@ impl Sandbox {
     /// # Errors
     /// If a disk's backing files can't be found out.
     pub fn new(machine: &MachineConfig) -> Result<Self, SandboxError> {
-        let mut sandbox =
-            Self { files: Vec::new(), needs: Vec::new(), memory: limits::memory(machine.memory) };
+        let mut sandbox = Self {
+            files: Vec::new(),
+            needs: Vec::new(),
+            memory: limits::memory(machine.memory),
+            descriptors: limits::DESCRIPTORS,
+        };
         for options in &machine.disks {
             let access = if options.read_only { Access::Read } else { Access::Write };
             sandbox = sandbox.allow(&options.path, access, "a disk");
             for path in disk::backing_files(options)? {
                 sandbox = sandbox.allow(path, Access::Read, "what a disk is laid over");
             }
+        }
+        for share in machine.shares.iter().chain(&machine.tagged_shares) {
+            let access = match share.read_only {
+                true => Access::List,
+                false if share.host.is_dir() => Access::Share,
+                false => Access::Write,
+            };
+            sandbox = sandbox.allow(&share.host, access, "a shared directory");
+        }
+        if !machine.shares.is_empty() || !machine.tagged_shares.is_empty() {
+            sandbox.needs.push(Need::Shares);
+            sandbox.descriptors += share::DESCRIPTORS;
         }
         if machine.network.is_some() {
             sandbox.needs.push(Need::Network);
@@ -125,7 +144,7 @@ impl Sandbox {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        limits::set(self.memory).map_err(SandboxError::Limits)?;
+        limits::set(self.memory, self.descriptors).map_err(SandboxError::Limits)?;
         files::confine(&self.files)?;
         Ok(())
     }

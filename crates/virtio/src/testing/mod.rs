@@ -4,6 +4,7 @@
 mod back_end;
 mod memory;
 mod ring;
+mod share;
 
 use alloc::sync::Arc;
 use alloc::vec;
@@ -15,6 +16,7 @@ use ring::Ring;
 use rvisor_waist::{
     Device, GuestMemory, GuestPhysical, InterruptLine, Segment, StateError, StateReader, StateWriter, Width,
 };
+pub use share::{ShareState, TestShare};
 
 use crate::features;
 use crate::front_end::FrontEnd;
