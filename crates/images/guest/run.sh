@@ -54,8 +54,14 @@ share_modules() {
         while read -r module; do
             insmod "$module"
         done </rvisor/modules/shares
-    elif [ -n "$target" ]; then
+    elif mountpoint -q "$target/proc"; then
+        chroot "${target:-/}" modprobe -a 9p 9pnet_virtio
+    else
+        # modprobe looks into both.
+        mount --bind /proc $target/proc
+        mount --bind /sys $target/sys
         chroot $target modprobe -a 9p 9pnet_virtio
+        umount $target/sys $target/proc
     fi 2>/dev/null
     grep -q 9p /proc/filesystems
 }

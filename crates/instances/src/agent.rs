@@ -4,6 +4,7 @@
 //! sense is ignored.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,14 +21,16 @@ const NAME: &str = "org.rvisor.agent";
 const VERSION: u32 = 1;
 /// Bytes before a frame's payload.
 const HEADER: usize = 8;
-/// Input that the agent takes before it says that the command has taken some.
-const INPUT_WINDOW: usize = 64 << 10;
+/// Input that an agent takes before it says that the command has taken some, if it says nothing else when it starts.
+const LEAST_WINDOW: usize = 64 << 10;
+/// The most that it may say.
+const MOST_WINDOW: usize = 16 << 20;
 /// Output that the agent sends before it hears that somebody has taken some.
 const OUTPUT_WINDOW: usize = 256 << 10;
 /// Frames of a channel that wait, at most: the window's bytes one by one would be more than it sends.
 const FRAMES: usize = 1 << 16;
 /// Input is sent in pieces of this size.
-const PIECE: usize = 16 << 10;
+const PIECE: usize = 64 << 10;
 
 /// A command for the guest.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub struct ExecRequest {
     pub terminal: Option<(u16, u16)>,
     /// Seconds to wait for a guest that is still starting.
     pub patience: f64,
+    /// Whether it goes on without anybody who listens. The answer comes when it runs.
+    #[serde(default)]
+    pub detach: bool,
 }
 
 impl ExecRequest {
@@ -83,8 +89,12 @@ struct Link {
     incoming: Vec<u8>,
     channels: HashMap<u32, ChannelState>,
     next: u32,
+    /// Input that the agent takes for a command.
+    window: usize,
     /// It has said hello since the machine was powered on.
     ready: bool,
+    /// How often one has.
+    starts: u64,
     /// The machine has ended.
     over: bool,
 }
@@ -154,6 +164,14 @@ impl AgentLink {
         link.ready
     }
 
+    /// Waits until agents have started more often than `seen` times; returns how often, or `None` at the machine's end.
+    #[must_use]
+    pub fn wait_start(&self, seen: u64) -> Option<u64> {
+        let waiting = |link: &mut Link| link.starts == seen && !link.over;
+        let link = self.shared.1.wait_while(self.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
+        (!link.over).then_some(link.starts)
+    }
+
     fn send(&self, mut link: MutexGuard<'_, Link>, channel: u32, kind: u8, payload: &[u8]) {
         link.outgoing.extend(channel.to_le_bytes());
         link.outgoing.extend((u32::from(kind) << 24 | payload.len() as u32).to_le_bytes());
@@ -195,7 +213,7 @@ impl AgentLink {
         }
         link.next = link.next.wrapping_add(1).max(1);
         let id = link.next;
-        let state = ChannelState { frames: VecDeque::new(), waiting: 0, credit: INPUT_WINDOW, ended: false };
+        let state = ChannelState { frames: VecDeque::new(), waiting: 0, credit: link.window, ended: false };
         link.channels.insert(id, state);
         self.send(link, id, kind::EXEC, &payload);
         Ok(Channel { link: self.clone(), id })
@@ -234,7 +252,9 @@ impl Link {
             self.take(channel, (word >> 24) as u8, payload);
             rest = more;
         }
-        self.incoming = rest.to_vec();
+        let done = incoming.len() - rest.len();
+        self.incoming = incoming;
+        self.incoming.drain(..done);
     }
 
     fn take(&mut self, channel: u32, kind: u8, payload: &[u8]) {
@@ -242,12 +262,15 @@ impl Link {
             let version = payload.first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
             self.forget("the guest's agent was restarted");
             self.ready = version == VERSION;
+            self.starts += u64::from(self.ready);
+            let window = payload.get(5..9).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+            self.window = window.map_or(LEAST_WINDOW, |window| (window as usize).clamp(1, MOST_WINDOW));
             return;
         }
         let Some(channel) = self.channels.get_mut(&channel).filter(|channel| !channel.ended) else { return };
         if kind == kind::CREDIT_TO_HOST {
             let credit = payload.first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-            channel.credit = channel.credit.saturating_add(credit as usize).min(INPUT_WINDOW);
+            channel.credit = channel.credit.saturating_add(credit as usize).min(self.window);
             return;
         }
         match Frame::decode(kind, payload.to_vec()) {
@@ -258,6 +281,7 @@ impl Link {
                     channel.end(Frame::Failed(125, "the guest's agent sends more than it may".into()));
                 }
             }
+            Some(Frame::Started) if channel.frames.is_empty() => channel.frames.push_back(Frame::Started),
             Some(frame @ (Frame::Exit(_) | Frame::Failed(..))) => channel.end(frame),
             _ => {}
         }
@@ -380,11 +404,12 @@ impl ConsoleBackend for GuestEnd {
 
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         let mut link = self.lock();
-        let length = buffer.len().min(link.outgoing.len());
-        for (to, from) in buffer.iter_mut().zip(link.outgoing.drain(..length)) {
-            *to = from;
+        let mut done = 0;
+        // The queue gives what lies in one piece, without errors.
+        while let Ok(count @ 1..) = link.outgoing.read(&mut buffer[done..]) {
+            done += count;
         }
-        length
+        done
     }
 }
 
@@ -454,9 +479,9 @@ mod tests {
         guest.ready();
         let channel = guest.exec("cat");
         let id = channel.id;
-        let sender = std::thread::spawn(move || channel.send(&Frame::Input(vec![1; INPUT_WINDOW + 1])));
+        let sender = std::thread::spawn(move || channel.send(&Frame::Input(vec![1; LEAST_WINDOW + 1])));
         let mut taken = 0;
-        while taken < INPUT_WINDOW {
+        while taken < LEAST_WINDOW {
             let mut header = [0; 8];
             if guest.end.read(&mut header) == 8 {
                 let length = u32::from_le_bytes(header[4..].try_into().unwrap()) & 0xff_ffff;

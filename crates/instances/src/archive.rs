@@ -27,6 +27,7 @@ fn session(directory: &Directory, words: &[&str]) -> Result<Session> {
         directory: "/".into(),
         terminal: None,
         patience: PATIENCE,
+        detach: false,
     };
     Client::new(directory).exec(request)
 }
@@ -106,6 +107,55 @@ pub fn copy_to_guest(directory: &Directory, from: &Path, to: &str, keep_owners: 
     match code? {
         0 => packed,
         code => Err(Error::Refused(format!("tar in the guest ended with {code}"))),
+    }
+}
+
+/// Unpacks a tar archive into a directory of the guest. What is unpacked belongs to root, or with `keep_owners` to whom
+/// the archive says.
+///
+/// # Errors
+/// If there is no such directory, or it isn't an archive; or the machine doesn't run.
+pub fn unpack_to_guest(
+    directory: &Directory,
+    mut archive: impl Read + Send + 'static,
+    to: &str,
+    keep_owners: bool,
+) -> Result<()> {
+    let owners = if keep_owners { "-p" } else { "-po" };
+    let mut session = session(directory, &["tar", "-x", owners, "-f", "-", "-C", to])?;
+    let sender = session.try_clone().context("copy to", Path::new(to))?;
+    // Not waited for: where tar ends early, more input may never come.
+    thread::spawn(move || {
+        let mut sink = Sink(sender);
+        let mut buffer = vec![0; CHUNK];
+        while let Ok(length @ 1..) = archive.read(&mut buffer) {
+            if sink.write_all(&buffer[..length]).is_err() {
+                return;
+            }
+        }
+        let _ = sink.0.send(&Frame::InputEnd);
+    });
+    let code = finish(directory, &mut session, &mut io::sink());
+    session.close();
+    match code? {
+        0 => Ok(()),
+        code => Err(Error::Refused(format!("tar in the guest ended with {code}"))),
+    }
+}
+
+/// Packs a file or directory of the guest into a tar archive, under its name.
+///
+/// # Errors
+/// If there is none; or the machine doesn't run.
+pub fn pack_from_guest(directory: &Directory, from: &str, output: &mut dyn Write) -> Result<()> {
+    let (folder, word) = match split(if from == "/" { from } else { from.trim_end_matches('/') }) {
+        (folder, Some(name)) => (folder, format!("./{name}")),
+        _ => (from.to_owned(), ".".into()),
+    };
+    let mut session = session(directory, &["tar", "-c", "-f", "-", "-C", &folder, &word])?;
+    match finish(directory, &mut session, output)? {
+        0 => Ok(()),
+        _ => Err(Error::Refused(format!("there is no {from} in the guest"))),
     }
 }
 

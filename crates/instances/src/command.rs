@@ -20,7 +20,8 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-/// Ports of the virtio console for the command's streams.
+/// Ports of the virtio console for the command's streams. Clones are the same ports.
+#[derive(Clone)]
 pub(crate) struct CommandPorts {
     stdin: Stream,
     stdout: Stream,
@@ -54,12 +55,10 @@ impl CommandPorts {
         .into()
     }
 
-    /// Connects the standard streams and sends the command; `ended` is called once its outcome is known. Without
-    /// standard input the command reads its end at once.
-    pub fn start(
+    /// Connects the standard streams; `ended` is called once the command's outcome is known. Without standard input the
+    /// command reads its end at once.
+    pub fn connect(
         &self,
-        environment: &[String],
-        command: &[String],
         stdin: Option<Box<dyn Read + Send>>,
         (stdout, stderr): (impl Write + Send + 'static, impl Write + Send + 'static),
         ended: impl Fn() + Send + 'static,
@@ -72,8 +71,12 @@ impl CommandPorts {
             Some(stdin) => self.stdin.read_from(stdin, None)?,
             None => self.stdin.end_input(),
         }
-        self.control.feed(&request(environment, command));
         Ok(())
+    }
+
+    /// Sends the command.
+    pub fn give(&self, environment: &[String], command: &[String]) {
+        self.control.feed(&request(environment, command));
     }
 
     /// Waits until standard output and standard error have taken everything.

@@ -46,6 +46,12 @@ pub struct Config {
     pub disks: Vec<u64>,
     /// What the guest runs; none: its own system.
     pub command: Vec<String>,
+    /// Where, if not in root's home directory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub workdir: Option<String>,
+    /// Whether it has a terminal.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub terminal: bool,
     /// `NAME=VALUE` for the command.
     pub environment: Vec<String>,
     /// Whether the directory goes when the machine ends.
@@ -55,6 +61,16 @@ pub struct Config {
     /// Whether its process may do all that its user may (`--no-sandbox`).
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub unconfined: bool,
+}
+
+impl Config {
+    /// The words that run the command in its directory.
+    pub(crate) fn words(&self) -> Vec<String> {
+        const SCRIPT: &str = r#"mkdir -p "$1" && cd "$1" || exit 125; shift; unset OLDPWD; exec "$@""#;
+        let Some(directory) = &self.workdir else { return self.command.clone() };
+        let before = ["/bin/sh", "-c", SCRIPT, "sh", directory].map(str::to_owned);
+        before.into_iter().chain(self.command.iter().cloned()).collect()
+    }
 }
 
 /// What executes a guest's instructions, and how.

@@ -37,7 +37,7 @@ pub enum Outcome {
     Exit(u8),
     /// It couldn't be: an exit code and why.
     Failed(u8, String),
-    /// The user left.
+    /// The user left, or the command goes on without.
     Detached,
     /// The machine's process went away.
     Broken,
@@ -55,6 +55,19 @@ impl Drive {
     #[must_use]
     pub fn has_terminal() -> bool {
         io::stdin().is_terminal()
+    }
+
+    /// Waits until a command that goes on without anybody runs.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn see_start(mut session: Session) -> io::Result<Outcome> {
+        Ok(match session.receive()? {
+            Some(Frame::Started) => Outcome::Detached,
+            Some(Frame::Exit(code)) => Outcome::Exit(code),
+            Some(Frame::Failed(code, reason)) => Outcome::Failed(code, reason),
+            _ => Outcome::Broken,
+        })
     }
 
     /// Runs the session to its end.

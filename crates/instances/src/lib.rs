@@ -23,10 +23,11 @@ mod log_file;
 mod process;
 mod protocol;
 mod server;
+mod terminal;
 mod usage;
 
 pub use agent::{AgentLink, ExecRequest};
-pub use archive::{copy_from_guest, copy_to_guest};
+pub use archive::{copy_from_guest, copy_to_guest, pack_from_guest, unpack_to_guest};
 pub use client::{Client, Session};
 pub use config::{Config, EngineConfig, State, Status};
 pub use daemon::{READY, start_detached};

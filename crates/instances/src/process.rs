@@ -1,7 +1,7 @@
 //! A machine running in this process, and what others may ask of it meanwhile.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,8 @@ use rvisor_hosted::stream::Filter;
 use rvisor_hosted::translator;
 use rvisor_machine::PowerRequest;
 use rvisor_machine::boot::Program;
+use signal_hook::consts::SIGWINCH;
+use signal_hook::iterator::Signals;
 
 use crate::AGENT;
 use crate::agent::{AgentLink, Channel, ExecRequest};
@@ -26,11 +28,13 @@ use crate::config::{Config, State, Status, now};
 use crate::confinement;
 use crate::console::Console;
 use crate::directory::{Directory, Lock};
+use crate::drive::Drive;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::log_file::{LogWriter, Source};
 use crate::protocol::{HartStats, Live, Stats, Transfer};
 use crate::server;
+use crate::terminal::TerminalCommand;
 use crate::usage::Meter;
 
 /// How long output may take to reach a slow reader after the machine ended.
@@ -118,6 +122,7 @@ impl VmProcess {
             config,
             machine,
             agent,
+            terminal: TerminalCommand::default(),
             console,
             serial,
             events,
@@ -150,6 +155,7 @@ impl VmProcess {
         let signals = end_on_signals(control.machine.vm()).context("use", Path::new("signals"))?;
         self.connect(front).or_else(|error| host(Err(error)))?;
         let clients = server::serve(listener, control).context("use", Path::new("the host's threads"))?;
+        keep_clock(control.agent.clone()).context("use", Path::new("the host's threads"))?;
         control.directory.set_state(&Directory::started())?;
         control.tell("start", None);
         if let Some(sandbox) = &self.sandbox {
@@ -210,7 +216,49 @@ impl VmProcess {
                 vm.request_power(PowerRequest::PowerOff);
             }
         };
-        command.start(&control.config.environment, &control.config.command, stdin, sinks, ended)
+        if control.config.terminal {
+            let nobody = (std::io::sink(), std::io::sink());
+            command.connect(None, nobody, ended)?;
+            return self.on_terminal(command.clone(), sinks.0, foreground.then_some(filter));
+        }
+        command.connect(stdin, sinks, ended)?;
+        command.give(&control.config.environment, &control.config.words());
+        Ok(())
+    }
+
+    /// Has the agent run the command, on a terminal that shows on `output`. `keys`: it is this process's terminal, and
+    /// what sees its keys first.
+    fn on_terminal(
+        &self,
+        command: CommandPorts,
+        mut output: impl Write + Send + 'static,
+        keys: Option<Option<Filter>>,
+    ) -> std::io::Result<()> {
+        let control = &self.control;
+        if let Some(filter) = keys {
+            if let Some((rows, columns)) = Drive::window() {
+                control.terminal.resize(rows, columns);
+            }
+            let (typed, sized) = (control.terminal.clone(), control.terminal.clone());
+            read_keys(filter, move |bytes| typed.type_in(bytes))?;
+            on_new_size(move |rows, columns| sized.resize(rows, columns))?;
+        }
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+        let request = ExecRequest {
+            command: control.config.words(),
+            environment: [path].into_iter().chain(control.config.environment.iter().cloned()).collect(),
+            directory: "/root".into(),
+            terminal: Some((24, 80)),
+            ..ExecRequest::default()
+        };
+        let (terminal, agent) = (control.terminal.clone(), control.agent.clone());
+        std::thread::Builder::new().name("terminal".into()).spawn(move || {
+            if let Some(code) = terminal.run(&agent, request, &mut output) {
+                // The script ends the machine as it always does, and tells this code.
+                command.give(&[], &["/bin/sh".into(), "-c".into(), format!("exit {code}")]);
+            }
+        })?;
+        Ok(())
     }
 
     /// What the machine's end means.
@@ -236,6 +284,50 @@ impl VmProcess {
             (Ok(Ending::PowerOff | Ending::TimedOut), ..) => end(0),
         }
     }
+}
+
+/// Reads this process's standard input on a thread.
+fn read_keys(mut filter: Option<Filter>, take: impl Fn(&[u8]) + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name("input".into()).spawn(move || {
+        let (mut buffer, mut kept) = ([0; 4096], Vec::new());
+        while let Ok(length @ 1..) = std::io::stdin().read(&mut buffer) {
+            kept.clear();
+            match &mut filter {
+                Some(filter) => filter(&buffer[..length], &mut kept),
+                None => kept.extend(&buffer[..length]),
+            }
+            take(&kept);
+        }
+    })?;
+    Ok(())
+}
+
+/// Tells each new size of this process's terminal: rows and columns.
+fn on_new_size(tell: impl Fn(u16, u16) + Send + 'static) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGWINCH])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            if let Some((rows, columns)) = Drive::window() {
+                tell(rows, columns);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Sets the guest's clock each time its agent starts. The kernel took it from the RTC, in whole seconds: what it makes of
+/// files that the host has just written would lie in its future.
+fn keep_clock(agent: AgentLink) -> std::io::Result<()> {
+    /// What a frame may take to arrive. A clock that is early does no harm.
+    const TRANSIT: Duration = Duration::from_millis(5);
+    std::thread::Builder::new().name("clock".into()).spawn(move || {
+        let mut seen = 0;
+        while let Some(starts) = agent.wait_start(seen) {
+            seen = starts;
+            agent.set_clock(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + TRANSIT);
+        }
+    })?;
+    Ok(())
 }
 
 /// The machine's own copy-on-write disk if its image has one, and those beside it.
@@ -287,6 +379,7 @@ pub(crate) struct Control {
     config: Config,
     machine: Machine,
     agent: AgentLink,
+    terminal: TerminalCommand,
     console: Console,
     serial: Stream,
     events: Events,
@@ -323,7 +416,9 @@ impl Control {
 
     /// Types on the console, if it is anybody's: a command's machine has none to type on.
     pub fn type_in(&self, bytes: &[u8]) {
-        if self.config.command.is_empty() {
+        if self.config.terminal {
+            self.terminal.type_in(bytes);
+        } else if self.config.command.is_empty() {
             self.serial.feed(bytes);
         }
     }

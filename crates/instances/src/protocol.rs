@@ -31,6 +31,7 @@ pub(crate) mod kind {
     pub const EXIT: u8 = 67;
     pub const FAILED: u8 = 68;
     pub const CREDIT_TO_HOST: u8 = 69;
+    pub const STARTED: u8 = 70;
 }
 
 /// What a client sends first.
@@ -191,6 +192,8 @@ pub enum Frame {
     Stdout(Vec<u8>),
     /// Output for standard error.
     Stderr(Vec<u8>),
+    /// The command runs.
+    Started,
     /// The end, with an exit code.
     Exit(u8),
     /// It couldn't be: an exit code and why.
@@ -209,6 +212,7 @@ impl Frame {
             Self::Signal(signal) => (kind::SIGNAL, vec![*signal]),
             Self::Stdout(bytes) => (kind::STDOUT, bytes.clone()),
             Self::Stderr(bytes) => (kind::STDERR, bytes.clone()),
+            Self::Started => (kind::STARTED, Vec::new()),
             Self::Exit(code) => (kind::EXIT, vec![*code]),
             Self::Failed(code, reason) => (kind::FAILED, [&[*code], reason.as_bytes()].concat()),
         }
@@ -224,6 +228,7 @@ impl Frame {
             kind::SIGNAL => Self::Signal(*payload.first()?),
             kind::STDOUT => Self::Stdout(payload),
             kind::STDERR => Self::Stderr(payload),
+            kind::STARTED => Self::Started,
             kind::EXIT => Self::Exit(*payload.first()?),
             kind::FAILED => {
                 let (code, reason) = payload.split_first()?;
@@ -273,6 +278,7 @@ mod tests {
             Frame::Signal(2),
             Frame::Stdout(vec![0; LONGEST_FRAME]),
             Frame::Stderr(Vec::new()),
+            Frame::Started,
             Frame::Exit(7),
             Frame::Failed(127, "no".into()),
         ];

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::agent::ExecRequest;
+use crate::agent::{Channel, ExecRequest};
 use crate::directory::Directory;
 use crate::error::{Context, Result};
 use crate::process::Control;
@@ -153,6 +153,9 @@ fn exec(mut stream: UnixStream, control: &Control, request: &ExecRequest) -> io:
         Ok(channel) => channel,
         Err(text) => return reply::<()>(&mut stream, Err(text)),
     };
+    if request.detach {
+        return detach(stream, channel);
+    }
     reply(&mut stream, Ok(()))?;
     let mut input = stream.try_clone()?;
     thread::scope(|scope| {
@@ -176,4 +179,28 @@ fn exec(mut stream: UnixStream, control: &Control, request: &ExecRequest) -> io:
         channel.close();
         stream.shutdown(std::net::Shutdown::Both)
     })
+}
+
+/// Lets a command run to its end; what it says goes nowhere. The client is told how it began.
+fn detach(mut stream: UnixStream, channel: Channel) -> io::Result<()> {
+    channel.send(&Frame::InputEnd);
+    let mut first = channel.receive();
+    if let Some(Frame::Started) = first {
+        reply(&mut stream, Ok(()))?;
+        Frame::Started.write_to(&mut stream)?;
+        drop(stream);
+        while let Some(frame) = channel.receive() {
+            if let Frame::Stdout(bytes) | Frame::Stderr(bytes) = frame {
+                channel.credit(bytes.len());
+            }
+        }
+        return Ok(());
+    }
+    // It couldn't be run, or the guest ended.
+    reply(&mut stream, Ok(()))?;
+    while let Some(frame) = first {
+        frame.write_to(&mut stream)?;
+        first = channel.receive();
+    }
+    Ok(())
 }

@@ -139,6 +139,12 @@ pub struct Run {
     /// Leave it running in the background, and print its name
     #[arg(short, long)]
     pub detach: bool,
+    /// Keep standard input connected, as it always is; for the habit of -it
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal; without a command, the console is one
+    #[arg(short, long)]
+    pub tty: bool,
     /// Remove the machine and its disk when it ends
     #[arg(long)]
     pub rm: bool,
@@ -148,6 +154,9 @@ pub struct Run {
     /// One more disk for the machine: empty, and removed with it
     #[arg(long = "disk", value_name = "size=SIZE", value_parser = scratch_disk)]
     pub disks: Vec<u64>,
+    /// Directory of the guest in which the command runs; made if it isn't there
+    #[arg(short, long, value_name = "DIRECTORY", requires = "command")]
+    pub workdir: Option<String>,
     /// Share a directory or file of the host with the guest: it is there when the command starts
     #[arg(short, long = "volume", value_name = "HOST:GUEST[:ro]")]
     pub volumes: Vec<String>,
@@ -547,6 +556,12 @@ pub struct Logs {
     /// The last lines only
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<usize>,
+    /// What was said since then only: so many seconds ago, or with m, h or d minutes, hours or days
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub since: Option<Duration>,
+    /// When each line began, before it
+    #[arg(short, long)]
+    pub timestamps: bool,
     /// The console, even where the machine was made for a command
     #[arg(long)]
     pub console: bool,
@@ -565,6 +580,12 @@ pub struct Attach {
 
 #[derive(Args, Debug)]
 pub struct Exec {
+    /// Let the command run on its own, and don't wait for it; what it says is lost
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    pub detach: bool,
+    /// Run the command as this user of the guest, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// Give the command this command's standard input
     #[arg(short, long)]
     pub interactive: bool,
@@ -592,9 +613,9 @@ pub struct Cp {
     /// Keep the numbers of owners and groups in the machine; else what is copied there belongs to root
     #[arg(short, long)]
     pub archive: bool,
-    /// What to copy: PATH, or MACHINE:PATH
+    /// What to copy: PATH, or MACHINE:PATH, or - for a tar archive on standard input
     pub source: String,
-    /// Where to: PATH, or MACHINE:PATH
+    /// Where to: PATH, or MACHINE:PATH, or - for a tar archive on standard output
     pub target: String,
 }
 
@@ -694,6 +715,24 @@ fn code_memory(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses an age: seconds, or with `s`, `m`, `h` or `d`.
+fn age(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => 1.0,
+    };
+    let seconds = number.parse::<f64>().ok().map(|number| number * factor);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "give seconds, or a number with m, h or d, such as 10m".into())
+}
+
 /// Parses a time limit in seconds, fractions allowed.
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
@@ -720,6 +759,16 @@ mod tests {
         assert_eq!(size("2GiB"), Ok(2 << 30));
         for wrong in ["", "M", "1.5G", "12X", "99999999999T"] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ages_have_units() {
+        assert_eq!(age("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(age("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(age("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "m", "-1", "1w", "nan"] {
+            assert!(age(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -12,7 +12,8 @@ use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
 use rvisor_images::{Image, Store};
 use rvisor_instances::{
-    Config, Directory, End, Events, Front, Lock, Machines, READY, VmProcess, check_name, start_detached,
+    Config, Directory, Drive, End, Events, Front, Lock, Machines, READY, VmProcess, check_name,
+    start_detached,
 };
 use rvisor_machine::PowerRequest;
 
@@ -28,6 +29,9 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     volumes(&options.volumes)?;
     if options.detach && (options.engine.profile || options.engine.dump_translation.is_some()) {
         bail!("--profile and --dump-translation tell this terminal; leave --detach out");
+    }
+    if options.tty && !options.detach && !options.command.is_empty() && !Drive::has_terminal() {
+        bail!("standard input isn't a terminal; leave --tty out");
     }
     let store = Store::open_default()?;
     let image = images::get(&store, &options.image, &options.mirror, false)?;
@@ -90,6 +94,8 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         publish: options.publish.clone(),
         volumes: volumes(&options.volumes)?,
         disks: options.disks.clone(),
+        workdir: options.workdir.clone(),
+        terminal: options.tty && !options.command.is_empty(),
         command: options.command.clone(),
         environment: environment(&options.environment)?,
         remove: options.rm,
@@ -144,7 +150,7 @@ pub fn environment(given: &[String]) -> anyhow::Result<Vec<String>> {
 /// Runs the machine in this process, on its standard streams.
 fn foreground(directory: Directory, lock: Lock, rest: translator::Options) -> anyhow::Result<ExitCode> {
     let config = directory.config()?;
-    let on_console = config.command.is_empty();
+    let on_console = config.command.is_empty() || config.terminal;
     confinement::warn(config.unconfined);
     let process = VmProcess::new(directory, lock, rest)?;
     let profile = process.profiler();

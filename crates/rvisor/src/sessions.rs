@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{bail, ensure};
 use rvisor_instances::{
     Client, Directory, Drive, Event, Events, ExecRequest, LogReader, Outcome, Source, copy_from_guest,
-    copy_to_guest,
+    copy_to_guest, pack_from_guest, unpack_to_guest,
 };
 
 use crate::cli::{self, Attach, Cp, Exec, Format, Logs};
@@ -42,16 +42,48 @@ pub fn exec(options: &Exec) -> anyhow::Result<ExitCode> {
     let mut environment = vec![path];
     environment.extend(run::environment(&options.environment)?);
     let request = ExecRequest {
-        command: options.command.clone(),
+        command: as_user(options.user.as_deref(), &options.command),
         environment,
         directory: options.workdir.clone(),
         terminal: options.tty.then(|| Drive::window().unwrap_or((24, 80))),
         patience: options.wait.as_secs_f64(),
+        detach: options.detach,
     };
     let session = Client::new(&directory).exec(request)?;
+    if options.detach {
+        return finish(&directory, Drive::see_start(session)?);
+    }
     let raw = options.tty && options.interactive;
     let drive = Drive { input: options.interactive, raw, escape: false, signals: true };
     finish(&directory, drive.run(session)?)
+}
+
+/// The words that run a command as another user of the guest, who is looked up there.
+fn as_user(user: Option<&str>, command: &[String]) -> Vec<String> {
+    const SCRIPT: &str = r#"
+        user=${1%%:*} group=
+        case $1 in *:*) group=${1#*:} ;; esac
+        shift
+        if entry=$(getent passwd "$user"); then
+            IFS=: read -r name _ number first _ home _ <<END
+$entry
+END
+            export HOME="$home" USER="$name" LOGNAME="$name"
+            [ -n "$group" ] && groups=--clear-groups || groups=--init-groups
+            exec setpriv --reuid "$number" --regid "${group:-$first}" $groups -- "$@"
+        fi
+        case $user in
+        '' | *[!0-9]*) echo "there is no user $user in the guest" >&2; exit 126 ;;
+        esac
+        exec setpriv --reuid "$user" --regid "${group:-$user}" --clear-groups -- "$@""#;
+    match user {
+        None | Some("root" | "0" | "root:root" | "0:0") => command.to_vec(),
+        Some(user) => ["/bin/sh", "-c", SCRIPT, "sh", user]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(command.iter().cloned())
+            .collect(),
+    }
 }
 
 fn finish(directory: &Directory, outcome: Outcome) -> anyhow::Result<ExitCode> {
@@ -89,6 +121,14 @@ fn place(text: &str) -> (Option<&str>, &str) {
 pub fn copy(options: &Cp) -> anyhow::Result<ExitCode> {
     let machines = machines()?;
     match (place(&options.source), place(&options.target)) {
+        ((None, "-"), (Some(machine), to)) => {
+            ensure!(!to.is_empty(), "{}: no path; write MACHINE:DIRECTORY", options.target);
+            unpack_to_guest(&machines.open(machine)?, io::stdin(), to, options.archive)?;
+        }
+        ((Some(machine), from), (None, "-")) => {
+            ensure!(!from.is_empty(), "{}: no path; write MACHINE:PATH", options.source);
+            pack_from_guest(&machines.open(machine)?, from, &mut io::stdout())?;
+        }
         ((None, from), (Some(machine), to)) => {
             ensure!(!to.is_empty(), "{}: no path; write MACHINE:PATH", options.target);
             copy_to_guest(&machines.open(machine)?, Path::new(from), to, options.archive)?;
@@ -107,25 +147,28 @@ pub fn logs(options: &Logs) -> anyhow::Result<ExitCode> {
     let directory = machines()?.open(&options.machine)?;
     let is_command = directory.config().is_ok_and(|config| !config.command.is_empty());
     let console = options.console || !is_command;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let first = options.since.map_or(0, |age| now.saturating_sub(age).as_millis() as u64);
     let mut reader = LogReader::new(&directory);
     let mut next = || loop {
         let record = reader.next_record()?;
-        if (record.source == Source::Console) == console {
-            return Some((record.source, record.bytes));
+        if (record.source == Source::Console) == console && record.time >= first {
+            return Some(Said { source: record.source, time: record.time, bytes: record.bytes });
         }
     };
+    let mut printer = Printer { timestamps: options.timestamps, is_inside: false };
     match options.tail {
-        None => std::iter::from_fn(&mut next).try_for_each(|(source, bytes)| print(source, &bytes))?,
+        None => std::iter::from_fn(&mut next).try_for_each(|said| printer.print(&said))?,
         Some(tail) => {
             let lines = last_lines(std::iter::from_fn(&mut next), tail);
-            lines.into_iter().try_for_each(|(source, bytes)| print(source, &bytes))?;
+            lines.into_iter().try_for_each(|said| printer.print(&said))?;
         }
     }
     if options.follow {
         loop {
             // Asked first, so that what came before the end is read after it.
             let is_over = !directory.is_running()?;
-            std::iter::from_fn(&mut next).try_for_each(|(source, bytes)| print(source, &bytes))?;
+            std::iter::from_fn(&mut next).try_for_each(|said| printer.print(&said))?;
             if is_over {
                 break;
             }
@@ -135,14 +178,21 @@ pub fn logs(options: &Logs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The last lines of what comes in pieces, each with who said its beginning.
-fn last_lines(pieces: impl Iterator<Item = (Source, Vec<u8>)>, count: usize) -> VecDeque<(Source, Vec<u8>)> {
-    let mut lines: VecDeque<(Source, Vec<u8>)> = VecDeque::new();
-    for (source, bytes) in pieces {
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+/// Something that was said.
+struct Said {
+    source: Source,
+    time: u64,
+    bytes: Vec<u8>,
+}
+
+/// The last lines of what comes in pieces, each with who said its beginning, and when.
+fn last_lines(pieces: impl Iterator<Item = Said>, count: usize) -> VecDeque<Said> {
+    let mut lines: VecDeque<Said> = VecDeque::new();
+    for said in pieces {
+        for line in said.bytes.split_inclusive(|byte| *byte == b'\n') {
             match lines.back_mut() {
-                Some((_, last)) if !last.ends_with(b"\n") => last.extend(line),
-                _ => lines.push_back((source, line.to_vec())),
+                Some(last) if !last.bytes.ends_with(b"\n") => last.bytes.extend(line),
+                _ => lines.push_back(Said { bytes: line.to_vec(), ..said }),
             }
             while lines.len() > count.max(1) {
                 lines.pop_front();
@@ -153,13 +203,30 @@ fn last_lines(pieces: impl Iterator<Item = (Source, Vec<u8>)>, count: usize) -> 
     lines
 }
 
-fn print(source: Source, bytes: &[u8]) -> io::Result<()> {
-    if source == Source::Stderr {
-        return io::stderr().write_all(bytes);
+/// Writes what was said, each to the stream that it was for.
+struct Printer {
+    timestamps: bool,
+    /// The last line has no end yet.
+    is_inside: bool,
+}
+
+impl Printer {
+    fn print(&mut self, said: &Said) -> io::Result<()> {
+        let mut text = Vec::new();
+        for line in said.bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.timestamps && !self.is_inside {
+                text.extend(format!("{}  ", table::moment(said.time)).into_bytes());
+            }
+            self.is_inside = !line.ends_with(b"\n");
+            text.extend(line);
+        }
+        if said.source == Source::Stderr {
+            return io::stderr().write_all(&text);
+        }
+        let mut stdout = io::stdout();
+        stdout.write_all(&text)?;
+        stdout.flush()
     }
-    let mut stdout = io::stdout();
-    stdout.write_all(bytes)?;
-    stdout.flush()
 }
 
 /// `rvisor events`.
@@ -194,10 +261,13 @@ mod tests {
 
     #[test]
     fn last_lines_are_whole_whatever_the_pieces() {
-        let pieces = ["a\nb", "b\nc", "\n"].map(|text| (Source::Console, text.as_bytes().to_vec()));
-        let lines: Vec<_> = last_lines(pieces.into_iter(), 2).into_iter().map(|(_, line)| line).collect();
+        let said = |text: &str| Said { source: Source::Console, time: 0, bytes: text.into() };
+        let lines: Vec<_> = last_lines(["a\nb", "b\nc", "\n"].map(said).into_iter(), 2)
+            .into_iter()
+            .map(|said| said.bytes)
+            .collect();
         assert_eq!(lines, [b"bb\n".to_vec(), b"c\n".to_vec()]);
-        assert!(last_lines([(Source::Stdout, b"x\n".to_vec())].into_iter(), 0).is_empty());
+        assert!(last_lines([said("x\n")].into_iter(), 0).is_empty());
     }
 
     #[test]

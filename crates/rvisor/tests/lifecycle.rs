@@ -25,6 +25,8 @@ fn machine_in_the_background_is_used_and_ended() {
     commands_have_streams_and_exit_codes(&machine);
     command_on_a_terminal_has_its_keys_and_its_size(&machine);
     files_are_copied_both_ways(&machine);
+    archives_are_copied_both_ways(&machine);
+    command_in_the_background_goes_on(&machine);
     paused_machine_does_nothing_and_goes_on(&machine);
     what_it_uses_is_told(&machine);
     several_attach_and_detach(&machine);
@@ -36,6 +38,9 @@ fn machine_in_the_background_is_used_and_ended() {
     machine.exec(&["true"]).assert(0, "");
     let logs = machine.ask(&["logs"]).text();
     assert!(logs.contains("second-attached"), "{logs}");
+    assert_eq!(machine.ask(&["logs", "--since", "0"]).text(), "");
+    let stamped = machine.ask(&["logs", "--since", "1d", "--timestamps"]).text();
+    assert!(stamped.lines().all(|line| line.starts_with("20")), "{stamped}");
 
     machine.tell(&["stop"]);
     assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 0.into()));
@@ -113,6 +118,36 @@ fn files_are_copied_both_ways(machine: &Machine) {
     let mut names: Vec<_> = fs::read_dir(directory.path()).expect("a directory").flatten().collect();
     names.retain(|entry| entry.file_name().to_string_lossy().starts_with('.'));
     assert!(names.is_empty(), "{names:?}");
+}
+
+fn archives_are_copied_both_ways(machine: &Machine) {
+    let inside = |path: &str| format!("{}:{path}", machine.0);
+    let archive = finish(&mut rvisor(["cp", &inside("/root/copied/sub"), "-"]), b"", LIMIT);
+    assert_eq!(archive.status.code(), Some(0), "{}", archive.stderr);
+    machine.exec(&["mkdir", "/root/unpacked"]).assert(0, "");
+    finish(&mut rvisor(["cp", "-", &inside("/root/unpacked")]), &archive.stdout, LIMIT).assert(0, "");
+    machine.exec(&["cat", "/root/unpacked/sub/file"]).assert(0, "content\n");
+    for words in [
+        ["cp", "-", &inside("/nope")],
+        ["cp", &inside("/nope"), "-"],
+        ["cp", "-", &inside("/root/copied/file")],
+    ] {
+        let ended = finish(&mut rvisor(words), &archive.stdout, LIMIT);
+        assert_eq!(ended.status.code(), Some(FAILURE), "{words:?}: {}", ended.stderr);
+    }
+}
+
+fn command_in_the_background_goes_on(machine: &Machine) {
+    machine.exec(&["true"]).assert(0, "");
+    let detached =
+        |words: &[&str]| finish(&mut rvisor([&["exec", "-d", &machine.0], words].concat()), b"", LIMIT);
+    detached(&["sh", "-c", "cat; sleep 1; echo done >/root/background"]).assert(0, "");
+    let deadline = Instant::now() + LIMIT;
+    while machine.exec(&["cat", "/root/background"]).text() != "done\n" {
+        assert!(Instant::now() < deadline, "the command didn't go on");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(detached(&["no-such-command"]).status.code(), Some(127));
 }
 
 fn paused_machine_does_nothing_and_goes_on(machine: &Machine) {
@@ -282,4 +317,35 @@ fn disk_of_a_stopped_machine_is_there_when_it_starts_again() {
     assert!(machine.field("disk").as_u64() > Some(0));
     machine.tell(&["start"]);
     machine.exec(&["sh", "-c", "cat /root/file; head -c 12 /dev/vdb"]).assert(0, "kept\non the disk\n");
+}
+
+#[test]
+fn command_of_a_machine_has_a_terminal() {
+    finish(&mut rvisor(["pull", "busybox"]), b"", 9 * LIMIT).assert(0, "busybox\n");
+    let mut terminal = Terminal::start(&mut rvisor([
+        "run",
+        "--rm",
+        "-it",
+        "-w",
+        "/root/made",
+        "busybox",
+        "--",
+        "sh",
+        "-c",
+        "pwd; tty; exec sh",
+    ]));
+    terminal.expect("/root/made\r\n/dev/pts/", LIMIT);
+    terminal.expect("# ", LIMIT);
+    terminal.resize(31, 97);
+    terminal.send("sleep 1000\r");
+    terminal.expect("sleep 1000", LIMIT);
+    thread::sleep(Duration::from_millis(300));
+    terminal.send("\x03");
+    terminal.expect("# ", LIMIT);
+    terminal.send("stty size; exit 6\r");
+    terminal.expect("31 97", LIMIT);
+    assert_eq!(terminal.end(LIMIT).code(), Some(6));
+    let piped = finish(&mut rvisor(["run", "-t", "busybox", "--", "true"]), b"", LIMIT);
+    assert_eq!(piped.status.code(), Some(FAILURE));
+    assert!(piped.stderr.contains("leave --tty out"), "{}", piped.stderr);
 }

@@ -25,6 +25,7 @@ pub mod from_guest {
     pub const EXIT: u8 = 67;
     pub const FAILED: u8 = 68;
     pub const CREDIT: u8 = 69;
+    pub const STARTED: u8 = 70;
 }
 
 /// Bytes before a frame's payload: channel, then kind (upper 8 bits) and length (lower 24), little-endian.

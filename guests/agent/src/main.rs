@@ -64,9 +64,10 @@ pub fn main(arguments: &[&CStr]) -> i32 {
 fn serve(fd: Fd, mode: Mode) -> ! {
     let port = frames::port(fd);
     let sessions = session::table();
-    let mut hello = [0; 5];
+    let mut hello = [0; 9];
     hello[..4].copy_from_slice(&VERSION.to_le_bytes());
     hello[4] = u8::from(mode == Mode::System);
+    hello[5..].copy_from_slice(&(session::INPUT as u32).to_le_bytes());
     port.send(0, from_guest::HELLO, &hello);
     loop {
         let mut polled = [PollFd::none(); 1 + 4 * SESSIONS];

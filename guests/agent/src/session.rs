@@ -9,14 +9,15 @@ use crate::sys::{self, Fd, PollFd};
 
 /// Commands at a time.
 pub const SESSIONS: usize = 24;
-/// Input that waits for a command, at most; the host knows it as the window at the start.
-const INPUT: usize = 64 << 10;
+/// Input that waits for a command, at most; the host hears of it at the start. A host that is slow to wake up has more to
+/// do each time if it is large. What is never used takes no memory.
+pub const INPUT: usize = 1 << 20;
 /// Output that may be under way to the host before it says that it has taken some.
 const WINDOW: u32 = 256 << 10;
 /// Most words of a command, and of its environment.
 const WORDS: usize = 4096;
 /// Bytes read from a command at a time.
-const CHUNK: usize = 16 << 10;
+const CHUNK: usize = 32 << 10;
 
 /// A command that runs, or room for one.
 pub struct Session {
@@ -113,6 +114,7 @@ impl Session {
             Ok(()) => {
                 (self.channel, self.credit, self.exited) = (channel, WINDOW, None);
                 (self.waiting_start, self.waiting_length, self.input_ended) = (0, 0, false);
+                port.send(channel, from_guest::STARTED, &[]);
             }
             Err(Failure::NotFound) => port.refuse(channel, 127, b"there is no such command"),
             Err(Failure::NotExecutable) => port.refuse(channel, 126, b"it can't be executed"),
@@ -161,10 +163,7 @@ impl Session {
             |at: usize| payload.get(at..at + 2).map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
         match kind {
             to_guest::DATA => {
-                for &byte in &payload[..payload.len().min(INPUT - self.waiting_length)] {
-                    self.waiting[(self.waiting_start + self.waiting_length) % INPUT] = byte;
-                    self.waiting_length += 1;
-                }
+                self.keep(&payload[..payload.len().min(INPUT - self.waiting_length)]);
                 self.feed(port);
             }
             to_guest::END => {
@@ -189,6 +188,17 @@ impl Session {
                 self.free();
             }
             _ => {}
+        }
+    }
+
+    /// Adds to what waits; there is room.
+    fn keep(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let end = (self.waiting_start + self.waiting_length) % INPUT;
+            let length = bytes.len().min(INPUT - end);
+            self.waiting[end..end + length].copy_from_slice(&bytes[..length]);
+            self.waiting_length += length;
+            bytes = &bytes[length..];
         }
     }
 
@@ -336,6 +346,7 @@ impl Streams {
             return Ok((ours, Self { input: theirs, output: theirs, error: theirs }));
         }
         let (their_input, input) = sys::pipe().map_err(failed)?;
+        sys::enlarge_pipe(input);
         let (output, their_output) = sys::pipe().map_err(failed)?;
         let (error, their_error) = sys::pipe().map_err(failed)?;
         let theirs = Self { input: their_input, output: their_output, error: their_error };

@@ -178,6 +178,12 @@ pub fn pipe() -> Result<(Fd, Fd), Error> {
     Ok((Fd(ends[0]), Fd(ends[1])))
 }
 
+/// Asks for a pipe that holds more than usual; the kernel may refuse.
+pub fn enlarge_pipe(fd: Fd) {
+    const F_SETPIPE_SZ: usize = 1031;
+    let _ = simple(number::FCNTL, [fd.word(), F_SETPIPE_SZ, 256 << 10, 0]);
+}
+
 pub fn set_non_blocking(fd: Fd) {
     const F_GETFL: usize = 3;
     const F_SETFL: usize = 4;

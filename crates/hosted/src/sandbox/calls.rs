@@ -48,6 +48,7 @@ const NAMESPACES: u64 = (c::CLONE_NEWNS
 
 /// Terminals (not `TIOCSTI`, which types for the user), sockets, copies of files that share their blocks, and block
 /// devices as disks.
+#[allow(clippy::unnecessary_cast, reason = "the C library's type differs between hosts")]
 const REQUESTS: &[u64] = &[
     c::TCGETS as u64,
     c::TCSETS as u64,

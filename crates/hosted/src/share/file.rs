@@ -58,6 +58,7 @@ impl Host {
         inode ^ (place as u64) << 48
     }
 
+    #[allow(clippy::unnecessary_cast, reason = "widths are the host's")]
     pub fn identify(&self, stat: &Stat) -> ShareFile {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let changes =
@@ -71,6 +72,7 @@ impl Host {
         }
     }
 
+    #[allow(clippy::unnecessary_cast, reason = "widths are the host's")]
     pub fn attributes(&self, tree: &Tree, stat: &Stat) -> ShareAttributes {
         let options = &tree.options;
         let time = |seconds: i64, nanoseconds: u64| ShareTime { seconds: seconds as u64, nanoseconds };

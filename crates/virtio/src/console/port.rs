@@ -9,7 +9,7 @@ use crate::front_end::Queues;
 use crate::queue::{Chain, QueueError};
 
 /// Bytes copied at a time.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 8192;
 /// Bytes moved in one go. A chain can name 4 GiB; what is left after so many waits for the next access.
 const BYTE_BUDGET: usize = 1 << 20;
 
