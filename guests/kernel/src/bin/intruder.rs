@@ -1,0 +1,240 @@
+//! Attacks the monitor below and the guests beside: memory, CSRs, the SBI, page tables, devices, the scheduler. What it gets for an
+//! answer doesn't matter. In the end it makes itself unable to go on.
+#![no_std]
+#![no_main]
+
+use core::arch::asm;
+
+use kernel::csr::{self, time};
+use kernel::disk;
+use kernel::paging::{EXECUTE, READ, Table, USED, VALID, WRITE, entry, fence};
+use kernel::trap::attempt;
+use kernel::{MAX_HARTS, entry as hart_entry, println, sbi};
+
+static mut ROOT: Table = Table::new();
+static mut NOISE: Table = Table::new();
+static mut CODE: [u32; 4] = [0; 4];
+
+const RET: u32 = 0x0000_8067;
+/// `ld a0, 0(a1)`, `sd a0, 0(a1)`, `jr a1`.
+const LOAD: u32 = 0x0005_b503;
+const STORE: u32 = 0x00a5_b023;
+const JUMP: u32 = 0x0005_8067;
+
+/// Pseudo-random numbers (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 as usize
+    }
+}
+
+/// One way to attack.
+type Attack = (&'static str, fn(&mut Random));
+
+#[unsafe(no_mangle)]
+fn kernel_main(hart: usize, device_tree: usize) -> ! {
+    if hart != 0 && device_tree == 0 {
+        harass(hart);
+    }
+    let mut random = Random(0x5eed);
+    for other in 1..MAX_HARTS {
+        sbi::start_hart(other, hart_entry());
+    }
+    let attacks: [Attack; 6] = [
+        ("addresses that aren't its own", addresses),
+        ("page tables that lead elsewhere", page_tables),
+        ("every CSR", csrs),
+        ("every SBI call", sbi_calls),
+        ("devices", devices),
+        ("the scheduler", scheduler),
+    ];
+    for (name, attack) in attacks {
+        println!("intruder: {name}");
+        attack(&mut random);
+    }
+    println!("intruder: did its worst");
+    // No handler, and no way to get one.
+    csr::write!("stvec", 0xdead_0000);
+    // SAFETY: ends this guest.
+    unsafe { asm!("unimp", options(noreturn)) };
+}
+
+/// Executes an instruction with `a0` and `a1`, whatever comes of it.
+fn run(instruction: u32, a0: usize, a1: usize) {
+    let code = &raw mut CODE;
+    // SAFETY: the code is this kernel's, ends in a return, and what it does is the point.
+    unsafe {
+        (*code)[0] = instruction;
+        (*code)[1] = RET;
+        asm!("fence.i");
+        let _ = attempt(code as usize, a0, a1);
+    }
+}
+
+/// Addresses of everything there may be: the monitor's image and its map of memory, other guests, firmware, devices, and the
+/// window in each slot.
+fn targets() -> impl Iterator<Item = usize> {
+    let slots =
+        (256..512).step_by(15).map(|slot: usize| (slot << 55).cast_signed().wrapping_shr(25) as usize);
+    let places =
+        [0, 0x1000, 0x4000_0000, 64 << 30, 0x40_0000_0000, 0x8000_0000 - 8, 1 << 38, 1 << 56, usize::MAX - 7];
+    let memory = (0..16).map(|step| 0x8400_0000 + (step << 25));
+    slots.flat_map(|slot| [slot, slot + 0x1000, slot + 0x2000]).chain(places).chain(memory)
+}
+
+fn addresses(_: &mut Random) {
+    for target in targets() {
+        run(LOAD, 0, target);
+        run(STORE, usize::MAX, target);
+        run(JUMP, 0, target);
+    }
+}
+
+/// Turns translation on with what identity the kernel needs, and one entry that is the attack's.
+fn with_entry(index: usize, pte: usize, modes: &[usize], act: impl Fn()) {
+    let root = &raw mut ROOT;
+    // SAFETY: the kernel stays mapped where it is.
+    unsafe {
+        (*root).0[0] = entry(0, READ | WRITE | USED);
+        (*root).0[2] = entry(2 << 30, READ | WRITE | EXECUTE | USED);
+        (*root).0[index] = pte;
+    }
+    for mode in modes {
+        csr::write!("satp", mode << 60 | root as usize >> 12);
+        fence(None);
+        act();
+        csr::write!("satp", 0);
+    }
+    // SAFETY: as above.
+    unsafe { (*root).0[index] = 0 };
+}
+
+fn page_tables(random: &mut Random) {
+    const ALL: usize = READ | WRITE | EXECUTE | USED;
+    // Pages on every machine address that may be somebody's, as gigapages and through tables there.
+    for target in targets() {
+        for pte in [
+            entry(target & !0x3fff_ffff, ALL),
+            entry(target, VALID),
+            entry(target, ALL),
+            entry(target, WRITE),
+        ] {
+            with_entry(300, pte, &[8], || {
+                for offset in [0, 0x1000, 0x20_0000, 0x3fff_fff8] {
+                    let address = 0xffff_ffcb_0000_0000usize + offset;
+                    run(LOAD, 0, address);
+                    run(STORE, 0x1313, address);
+                }
+            });
+        }
+    }
+    // Tables of noise, which may lead to themselves.
+    let noise = &raw mut NOISE;
+    for _ in 0..40 {
+        for index in 0..512 {
+            let mut pte = random.next();
+            if index % 3 == 0 {
+                pte = entry(noise as usize, pte & 0x3ff);
+            }
+            // SAFETY: nothing but this attack reads the table.
+            unsafe { (*noise).0[index] = pte };
+        }
+        let address = random.next() & 0x3fff_ffff;
+        with_entry(257 + random.next() % 255, entry(noise as usize, 0), &[8, 9, 10], || {
+            (257..512).step_by(16).for_each(|slot| run(LOAD, 0, usize::MAX << 39 | slot << 30 | address));
+        });
+    }
+}
+
+fn csrs(random: &mut Random) {
+    const READ_AND_SET: u32 = 2 << 12 | 10 << 7 | 0x73;
+    const WRITE_ANY: u32 = 10 << 15 | 1 << 12 | 10 << 7 | 0x73;
+    for number in 0..4096u32 {
+        run(number << 20 | READ_AND_SET, 0, 0);
+        // Not those without which this kernel is gone: sstatus, sie, stvec, sscratch, satp.
+        if ![0x100, 0x104, 0x105, 0x140, 0x180].contains(&number) {
+            for value in [0, usize::MAX, random.next()] {
+                run(number << 20 | WRITE_ANY, value, 0);
+            }
+        }
+        csr::write!("sie", 0);
+        csr::write!("sscratch", 0);
+    }
+    sbi::set_timer(u64::MAX);
+}
+
+fn sbi_calls(random: &mut Random) {
+    const EXTENSIONS: [usize; 12] =
+        [1, 3, 4, 5, 6, 7, 0x10, 0x5449_4d45, 0x73_5049, 0x5246_4e43, 0x4442_434e, 0x53_5441];
+    for _ in 0..1500 {
+        let extension = EXTENSIONS[random.next() % EXTENSIONS.len()];
+        let mut argument = || match random.next() % 6 {
+            0 => 0,
+            1 => usize::MAX,
+            2 => random.next() & 0xff,
+            3 => 0x8000_0000 + (random.next() & 0xfff_ffff),
+            4 => 1 << (random.next() & 63),
+            _ => random.next(),
+        };
+        let arguments = [argument(), argument(), argument()];
+        // What is printed would only be in the way, and what is read could be this kernel's.
+        if !(extension == 1 || extension == 0x4442_434e && arguments[1] & !0xfff_ffff == 0x8000_0000) {
+            sbi::call(extension, random.next() % 8, fit(extension, arguments));
+        }
+    }
+    sbi::set_timer(u64::MAX);
+}
+
+/// Shared memory of the steal-time extension stays away from this kernel.
+fn fit(extension: usize, mut arguments: [usize; 3]) -> [usize; 3] {
+    if extension == 0x53_5441 && arguments[0] & !0xff_ffff == 0x8000_0000 {
+        arguments[0] |= 0x80_0000;
+    }
+    arguments
+}
+
+fn devices(random: &mut Random) {
+    const DEVICES: [(usize, usize); 5] = [
+        (0x10_1000, 0x40),
+        (0x2f0_0000, 0x100),
+        (0xc00_0000, 0x40_0000),
+        (0x1000_0000, 8),
+        (0x1000_1000, 0x8000),
+    ];
+    for _ in 0..4000 {
+        let (base, size) = DEVICES[random.next() % DEVICES.len()];
+        let address = (base + random.next() % size) & !3;
+        // Queues where this kernel isn't: all of the address but its low bits is noise.
+        disk::write(address, random.next() as u32 | 0x4000_0000);
+        disk::read(address);
+    }
+}
+
+/// Timers that are always due, and yields that aren't.
+fn scheduler(random: &mut Random) {
+    let end = time() + 2_000_000;
+    csr::write!("sie", 0x222);
+    while time() < end {
+        sbi::set_timer(time() + random.next() as u64 % 100);
+        sbi::send_ipi(random.next() % MAX_HARTS);
+        // SAFETY: sleeps, perhaps.
+        unsafe { asm!("wfi") };
+        csr::write!("sip", 0);
+    }
+    csr::write!("sie", 0);
+    sbi::set_timer(u64::MAX);
+}
+
+/// The other harts fence each other for ever.
+fn harass(hart: usize) -> ! {
+    let mut random = Random(hart as u64 * 0x1234_5679);
+    loop {
+        sbi::remote_fence(0xf, random.next(), random.next() & 0xffff);
+        fence(None);
+    }
+}
