@@ -142,20 +142,22 @@ pub(crate) struct TestVm {
     pub(crate) vm: Vm<TestMemory>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) console: TestConsole,
+    /// The UART's line.
+    pub(crate) serial: TestConsole,
 }
 
 impl TestVm {
     pub(crate) fn new(harts: usize, machine_mode: bool) -> Self {
         let clock = Arc::new(TestClock::default());
-        let console = TestConsole::default();
+        let (console, serial) = (TestConsole::default(), TestConsole::default());
         let backends = Backends {
-            serial: Box::new(TestConsole::default()),
+            serial: Box::new(serial.clone()),
             sbi_console: Box::new(console.clone()),
             virtio: Vec::new(),
         };
         let config = VmConfig { harts, machine_mode, translation: TranslationMode::Sv57, hypervisor: false };
         let clock_for_vm: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let vm = Vm::new(config, Arc::new(TestMemory::new(1 << 20)), clock_for_vm, backends);
-        Self { vm, clock, console }
+        Self { vm, clock, console, serial }
     }
 }

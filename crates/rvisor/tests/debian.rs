@@ -5,18 +5,13 @@
 
 mod common;
 
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::package::file_of_package;
 use common::{Terminal, finish, rvisor};
 use rvisor_hosted::disk::{Format, create_overlay};
-use rvisor_images::archive::{Archive, Keyring, mirror};
-use rvisor_images::deb::Deb;
-use rvisor_images::fetch::{FetchOptions, Fetcher};
-use rvisor_images::progress::Silent;
 use rvisor_images::{Image, Store};
 use tempfile::TempDir;
 
@@ -195,30 +190,6 @@ fn boots_to_a_login_in_lockstep() {
     println!("login prompt after {:.0} s", started.elapsed().as_secs_f64());
     terminal.expect("root@debian", LONG_BOOT);
     power_off(terminal);
-}
-
-/// A file of a package of Debian's, in `directory`.
-fn file_of_package(package: &str, name: &str, directory: &Path) -> PathBuf {
-    let store = Store::open_default().expect("a store");
-    let fetcher = Fetcher::new(&store.cache(), FetchOptions::default()).expect("a fetcher");
-    let mirror = mirror::find(None).expect("a mirror");
-    let keys = Keyring::debian().expect("keys");
-    let archive = Archive::open(&mirror, "trixie", &keys, &fetcher, &Silent).expect("the archive");
-    let item = archive.item(archive.index.get(package).expect("the package"));
-    let paths = fetcher.fetch("firmware", &[item], &Silent).expect("the package's file");
-    let mut package = Deb::open(&paths[0]).expect("a package");
-    let mut data = package.data().expect("its files");
-    for entry in data.entries().expect("its files") {
-        let mut entry = entry.expect("a file");
-        if entry.path().is_ok_and(|path| path.ends_with(name)) {
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content).expect("its content");
-            let path = directory.join(name.replace('/', "-"));
-            fs::write(&path, content).expect("a copy");
-            return path;
-        }
-    }
-    panic!("the package has no {name}");
 }
 
 #[test]

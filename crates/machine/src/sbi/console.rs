@@ -1,9 +1,10 @@
 //! Debug console (chapter "Debug Console Extension") and the legacy console calls.
 
-use rvisor_waist::{GuestMemory, GuestPhysical};
+use rvisor_waist::{GuestMemory, GuestPhysical, Width};
 
 use super::{Call, Error, Outcome};
 use crate::Vm;
+use crate::memory_map::UART;
 
 /// Bytes moved by one call at most: a call may always do less than it was asked.
 const CHUNK: usize = 4096;
@@ -31,7 +32,7 @@ pub(super) fn debug_console<M: GuestMemory>(call: &Call, vm: &Vm<M>) -> Result<u
                 vm.memory().read(address, buffer).map_err(|_| Error::InvalidParameter)?;
                 Ok(vm.console().write(buffer) as u64)
             } else {
-                let length = vm.console().read(buffer);
+                let length = read(vm, buffer);
                 vm.memory().write(address, &buffer[..length]).map_err(|_| Error::InvalidParameter)?;
                 Ok(length as u64)
             }
@@ -44,6 +45,26 @@ pub(super) fn debug_console<M: GuestMemory>(call: &Call, vm: &Vm<M>) -> Result<u
     }
 }
 
+/// Takes what was typed. The UART may have some of it already, as it would under firmware, which reads it there.
+fn read<M: GuestMemory>(vm: &Vm<M>, buffer: &mut [u8]) -> usize {
+    let from_uart = buffer.iter_mut().map_while(|slot| read_uart(vm).map(|byte| *slot = byte)).count();
+    from_uart + vm.console().read(&mut buffer[from_uart..])
+}
+
+/// A byte that the UART has received, unless its driver uses it in a way that firmware couldn't.
+fn read_uart<M: GuestMemory>(vm: &Vm<M>) -> Option<u8> {
+    const RECEIVER: u64 = 0;
+    const LINE_CONTROL: u64 = 3;
+    const LINE_STATUS: u64 = 5;
+    const DIVISOR_LATCH: u64 = 1 << 7;
+    const DATA_READY: u64 = 1 << 0;
+    let register = |offset| vm.board().read(UART.base.offset(offset), Width::Byte).ok()?.ok();
+    if register(LINE_CONTROL)? & DIVISOR_LATCH != 0 || register(LINE_STATUS)? & DATA_READY == 0 {
+        return None;
+    }
+    register(RECEIVER).map(|byte| byte as u8)
+}
+
 pub(super) fn putchar<M: GuestMemory>(vm: &Vm<M>, byte: u64) -> Outcome {
     vm.console().write(&[byte as u8]);
     Outcome::Legacy(0)
@@ -51,7 +72,7 @@ pub(super) fn putchar<M: GuestMemory>(vm: &Vm<M>, byte: u64) -> Outcome {
 
 pub(super) fn getchar<M: GuestMemory>(vm: &Vm<M>) -> Outcome {
     let mut byte = [0];
-    Outcome::Legacy(match vm.console().read(&mut byte) {
+    Outcome::Legacy(match read(vm, &mut byte) {
         0 => -1,
         _ => i64::from(byte[0]),
     })

@@ -209,3 +209,19 @@ fn stolen_time_is_told_where_the_guest_wants_it() {
     tell(&mut caller, 9);
     assert!(told(&caller) == (4, 15) && !caller.harts[0].wants_stolen_time());
 }
+
+#[test]
+fn input_that_the_uart_has_taken_is_read_first() {
+    const READ: u64 = 1;
+    let mut caller = Caller::new(1);
+    caller.test.serial.input.lock().extend(b"first ");
+    caller.test.vm.poll(crate::memory_map::UART.base).unwrap();
+    caller.test.console.input.lock().extend(b"then");
+    assert_eq!(caller.call(eid::DBCN, READ, &[32, RAM_BASE.0, 0]), (0, 10));
+    let mut text = [0; 10];
+    caller.test.vm.memory().read(RAM_BASE, &mut text).unwrap();
+    assert_eq!(&text, b"first then");
+    caller.test.serial.input.lock().extend(b"x");
+    caller.test.vm.poll(crate::memory_map::UART.base).unwrap();
+    assert_eq!(caller.call(eid::CONSOLE_GETCHAR, 0, &[]).0, u64::from(b'x'));
+}

@@ -1,6 +1,9 @@
 //! Runs the program as a user would, and never waits for it for ever.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod guests;
+pub mod package;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
