@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::arch::Partition;
 use crate::backend::Served;
-use crate::engine::{Statistics, Tables};
+use crate::engine::{Statistics, Tables, Trace};
 use crate::queue::{GroupId, TaskId};
 use crate::stuck::Watch;
 
@@ -28,6 +28,8 @@ pub struct Task {
     pub statistics: Statistics,
     /// Whether it gets anywhere.
     pub watch: Watch,
+    /// A trace that was asked for.
+    pub trace: Option<Trace>,
 }
 
 /// Why a guest can't be switched on.

@@ -147,6 +147,7 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
                 tables,
                 statistics: Statistics::default(),
                 watch: Watch::default(),
+                trace: None,
             };
             tasks.push((index, Mutex::new(task)));
         }

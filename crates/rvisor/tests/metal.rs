@@ -75,15 +75,17 @@ fn costs() -> PathBuf {
     target.join("riscv64gc-unknown-none-elf/release/costs")
 }
 
-/// What `costs` prints without its counts, alone and as a guest.
-fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 2] {
+/// What `costs` prints without its counts, alone, as a guest, and as a guest on hardware with the H extension.
+fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 3] {
     let directory = tempfile::tempdir().expect("a directory");
     let kernel = kernel.to_str().expect("text");
     let description =
         format!("[[guest]]\nname = 'one'\nkernel = '{kernel}'\nappend = '{append}'\nmemory = '64M'\n");
     let bundle = bundle(directory.path(), &description);
     let mut alone = rvisor(["boot", "--memory", "64M", "--kernel", kernel, "--append", append]);
-    [&mut alone, &mut run(&bundle, &["--memory", "256M"])].map(|command| {
+    let mut deprivileged = run(&bundle, &["--memory", "256M"]);
+    let mut virtualized = run(&bundle, &["--memory", "256M", "--hypervisor"]);
+    [&mut alone, &mut deprivileged, &mut virtualized].map(|command| {
         let text = finish(command, b"", LIMIT).text();
         let lines = text.lines().filter_map(|line| line.split_once("costs: "));
         let lines = lines.map(|(_, words)| words.rsplit_once(' ').map_or(words, |(words, _)| words));
@@ -96,8 +98,10 @@ fn guest_computes_and_traps_as_it_does_alone() {
     let kernel = costs();
     // Random instructions on CSRs, and their sum; then all that traps. The last word of a line is dropped.
     for (operation, lines) in [("csrs", 2), ("null", 1), ("fault", 1), ("switch", 1), ("timer", 1)] {
-        let [alone, guest] = costs_alone_and_as_guest(&kernel, &format!("costs={operation},300"));
-        assert_eq!((&alone, alone.lines().count()), (&guest, lines), "{operation}");
+        let append = format!("costs={operation},300");
+        let [alone, deprivileged, virtualized] = costs_alone_and_as_guest(&kernel, &append);
+        assert_eq!((&alone, alone.lines().count()), (&deprivileged, lines), "{operation}");
+        assert_eq!(alone, virtualized, "{operation}");
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Ran {
 
 /// A kind of machine.
 pub enum Count {
-    Hosted,
+    Hosted { hypervisor: bool },
     Qemu { hypervisor: bool, plugin: PathBuf, total: PathBuf },
 }
 
@@ -44,10 +44,7 @@ impl Count {
     /// Gets ready; files go to `directory`.
     pub fn new(machine: Machine, hypervisor: bool, directory: &Path) -> anyhow::Result<Self> {
         match machine {
-            Machine::Rvisor if hypervisor => {
-                bail!("the hosted home has no H extension yet; leave --hypervisor out")
-            }
-            Machine::Rvisor => Ok(Self::Hosted),
+            Machine::Rvisor => Ok(Self::Hosted { hypervisor }),
             Machine::Qemu => {
                 let plugin = directory.join("count.so");
                 let status = Command::new("cc")
@@ -66,13 +63,13 @@ impl Count {
     /// Runs to the power-off.
     pub fn run(&self, load: &Load<'_>) -> anyhow::Result<Ran> {
         match self {
-            Self::Hosted => run_hosted(load),
+            Self::Hosted { hypervisor } => run_hosted(load, *hypervisor),
             Self::Qemu { hypervisor, plugin, total } => run_qemu(load, *hypervisor, plugin, total),
         }
     }
 }
 
-fn run_hosted(load: &Load<'_>) -> anyhow::Result<Ran> {
+fn run_hosted(load: &Load<'_>, hypervisor: bool) -> anyhow::Result<Ran> {
     let kernel = std::fs::read(load.kernel)?;
     let initrd = load.initrd.map(std::fs::read).transpose()?;
     let program = Program::Linux { kernel: &kernel, initrd: initrd.as_deref(), command_line: load.append };
@@ -81,6 +78,7 @@ fn run_hosted(load: &Load<'_>) -> anyhow::Result<Ran> {
         harts: 1,
         memory: MEMORY_MIB << 20,
         serial: serial.clone(),
+        hypervisor,
         ..MachineConfig::default()
     };
     let machine = Hosted::new(config)?;

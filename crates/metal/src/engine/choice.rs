@@ -3,7 +3,7 @@
 use rvisor_hart::Exit;
 use rvisor_machine::{Engine, VirtualHart, Vm};
 
-use super::{Deprivileged, Statistics, Vs};
+use super::{Deprivileged, Statistics, Trace, Vs};
 use crate::arch::Partition;
 use crate::shadow::{Shadow, Stage};
 use crate::virtualization::VirtualProcessor;
@@ -24,6 +24,12 @@ impl Tables {
             Self::Shadow(shadow) => shadow.fills,
             Self::Stage(stage) => stage.fills,
         }
+    }
+
+    /// A trace for the engine that these tables are for.
+    #[must_use]
+    pub fn new_trace(&self) -> Trace {
+        Trace::new(matches!(self, Self::Shadow(_)))
     }
 
     /// Forgets everything: the guest's memory is given back.
@@ -49,6 +55,14 @@ impl<'a, P: VirtualProcessor> AnyEngine<'a, P> {
         match tables {
             Tables::Shadow(shadow) => Self::Deprivileged(Deprivileged::new(shadow, processor, slice_end)),
             Tables::Stage(stage) => Self::Vs(Vs::new(stage, processor, slice_end)),
+        }
+    }
+
+    /// Traces what happens from now on.
+    pub fn trace(&mut self, trace: &'a mut Trace) {
+        match self {
+            Self::Deprivileged(engine) => engine.trace(trace),
+            Self::Vs(engine) => engine.trace(trace),
         }
     }
 

@@ -38,6 +38,7 @@ impl<P: Processor> Deprivileged<'_, P> {
         match page(outside.memory(), &key, address, access, &translation) {
             Some(page) => {
                 self.shadow.fill(key, &page, self.processor);
+                self.filled = Some(page);
                 None
             }
             None => self.step(hart, outside),

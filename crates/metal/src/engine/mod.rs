@@ -16,6 +16,7 @@ mod privileged;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod vs;
 
 use rvisor_hart::{Environment, Exit, Hart, Trap};
@@ -25,10 +26,12 @@ use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 
 use crate::arch::Partition;
 use crate::processor::{GuestTrap, Processor, Registers};
-use crate::shadow::{Key, Shadow, View};
+use crate::shadow::{Key, Page, Shadow, View};
 pub use choice::{AnyEngine, Tables};
 use float::Float;
 pub use statistics::Statistics;
+pub use trace::Trace;
+use trace::Trapped;
 pub use vs::Vs;
 
 /// What an engine sees outside the hart.
@@ -46,6 +49,9 @@ pub struct Deprivileged<'a, P> {
     /// The hardware's count of instructions when the virtual hart's was zero.
     retired: Option<u64>,
     statistics: Statistics,
+    trace: Option<&'a mut Trace>,
+    /// What was mapped for the last trap.
+    filled: Option<Page>,
 }
 
 impl<'a, P: Processor> Deprivileged<'a, P> {
@@ -59,7 +65,14 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             float: Float::default(),
             retired: None,
             statistics: Statistics::default(),
+            trace: None,
+            filled: None,
         }
+    }
+
+    /// Traces what happens from now on.
+    pub fn trace(&mut self, trace: &'a mut Trace) {
+        self.trace = Some(trace);
     }
 
     /// What happened since the engine was made.
@@ -83,7 +96,14 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             }
             self.set_timer(hart, now);
             let trap = self.enter(hart, outside);
-            if let Some(exit) = self.handle(hart, outside, &trap) {
+            let trapped =
+                Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
+            self.filled = None;
+            let exit = self.handle(hart, outside, &trap);
+            if let Some(trace) = &mut self.trace {
+                trace.step(&trapped, self.filled.as_ref(), exit.as_ref(), hart);
+            }
+            if let Some(exit) = exit {
                 return exit;
             }
         }
@@ -113,7 +133,7 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         let key = key(hart);
         let entry = self.shadow.enter(key, self.processor);
         let float = self.float.unpark(hart, self.processor);
-        let is_lent = privileged::may_be_lent(hart);
+        let is_lent = self.trace.is_none() && privileged::may_be_lent(hart);
         if is_lent {
             let roots = self.shadow.roots(key, &entry, self.processor);
             privileged::lend(hart, outside, roots, self.float.is_live(), self.processor.privileged());

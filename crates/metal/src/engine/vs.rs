@@ -15,7 +15,8 @@ use rvisor_machine::{Engine, VirtualHart, Vm};
 use rvisor_waist::GuestPhysical;
 
 use super::float::Float;
-use super::{Outside, Statistics};
+use super::trace::Trapped;
+use super::{Outside, Statistics, Trace};
 use crate::arch::Partition;
 use crate::shadow::Stage;
 use crate::virtualization::{VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap};
@@ -42,6 +43,7 @@ pub struct Vs<'a, P> {
     csrs: VirtualCsrs,
     retired: Option<u64>,
     statistics: Statistics,
+    trace: Option<&'a mut Trace>,
 }
 
 impl<'a, P: VirtualProcessor> Vs<'a, P> {
@@ -56,7 +58,13 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
             csrs: VirtualCsrs::default(),
             retired: None,
             statistics: Statistics::default(),
+            trace: None,
         }
+    }
+
+    /// Traces what happens from now on.
+    pub fn trace(&mut self, trace: &'a mut Trace) {
+        self.trace = Some(trace);
     }
 
     /// What happened since the engine was made.
@@ -79,7 +87,13 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
             let is_due = self.set_timer(hart, now);
             self.inject(hart, outside, is_due);
             let trap = self.enter(hart);
-            if let Some(exit) = self.handle(hart, outside, &trap) {
+            let trapped =
+                Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
+            let exit = self.handle(hart, outside, &trap);
+            if let Some(trace) = &mut self.trace {
+                trace.step(&trapped, None, exit.as_ref(), hart);
+            }
+            if let Some(exit) = exit {
                 return exit;
             }
         }

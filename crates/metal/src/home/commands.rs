@@ -41,6 +41,13 @@ impl Home {
                 (0..self.guests.len()).for_each(|index| self.statistics(index));
                 self.hart_statistics();
             }
+            Command::Trace(index) => self.with_guest(index, |guest| {
+                // All its harts: whichever comes first.
+                for id in &guest.tasks {
+                    let mut task = self.tasks[*id].1.lock();
+                    task.trace = Some(task.tables.new_trace());
+                }
+            }),
             Command::PowerOff => {
                 for guest in self.guests.iter().filter(|guest| guest.is_on.load(Ordering::SeqCst)) {
                     self.ask(guest, PowerRequest::PowerOff);

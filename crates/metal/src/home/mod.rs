@@ -14,7 +14,7 @@ use rvisor_machine::{Progress, memory_map};
 use spin::{Mutex, Once};
 
 use crate::arch::{self, Frames, PhysicalHart};
-use crate::engine::AnyEngine;
+use crate::engine::{AnyEngine, Trace};
 use crate::guest::{Guest, Task};
 use crate::hardware::Hardware;
 use crate::processor::Processor;
@@ -179,12 +179,15 @@ impl Home {
         let guest = &self.guests[*guest];
         let vm = &guest.vm;
         let mut task = task.lock();
-        let Task { hart: virtual_hart, tables, statistics, watch } = &mut *task;
+        let Task { hart: virtual_hart, tables, statistics, watch, trace } = &mut *task;
         virtual_hart.add_stolen_time(vm, picked.stolen * NANOSECONDS_A_TICK);
         let state = &self.harts[hart.index()];
         let has_work =
             || READY.any() || state.preempted.load(Ordering::SeqCst) || arch::is_external_interrupt_pending();
         let mut engine = AnyEngine::new(tables, hart, picked.until);
+        if let Some(trace) = trace {
+            engine.trace(trace);
+        }
         let mut progress = Progress::Ran;
         while progress == Progress::Ran && arch::now() < picked.until {
             if has_work() {
@@ -195,7 +198,12 @@ impl Home {
         *statistics += engine.statistics();
         let why = if progress == Progress::Ran { watch.look(&virtual_hart.hart) } else { None };
         let index = virtual_hart.index();
+        let traced = trace.as_mut().and_then(Trace::finished);
+        if traced.is_some() {
+            *trace = None;
+        }
         drop(task);
+        traced.into_iter().flatten().for_each(|line| say(format_args!("{}: {line}", guest.bundled.name)));
         if let Some(why) = why {
             say(format_args!("guest {}: stopped: hart {index} gets nowhere: {why}", guest.bundled.name));
             vm.request_power(rvisor_machine::PowerRequest::Fail(1));

@@ -26,6 +26,8 @@ pub enum Command {
     Console(usize),
     /// What one or all guests have used.
     Stats(Option<usize>),
+    /// Show one system call and one TLB miss of a guest, step by step.
+    Trace(usize),
     /// Stop all guests and switch the hardware off.
     PowerOff,
 }
@@ -40,7 +42,7 @@ enum Takes {
 }
 
 /// Every command: its word, what it takes, what it does.
-const COMMANDS: [(&str, Takes, &str); 10] = [
+const COMMANDS: [(&str, Takes, &str); 11] = [
     ("list", Takes::Nothing(Command::List), "guests and their states"),
     ("start", Takes::Guest(Command::Start), "switch a guest on"),
     ("stop", Takes::Guest(Command::Stop), "switch a guest off"),
@@ -53,6 +55,7 @@ const COMMANDS: [(&str, Takes, &str); 10] = [
         Takes::Perhaps(Command::Stats(None), |guest| Command::Stats(Some(guest))),
         "what guests have used",
     ),
+    ("trace", Takes::Guest(Command::Trace), "show a guest's next system call and TLB miss, step by step"),
     ("poweroff", Takes::Nothing(Command::PowerOff), "stop all guests and switch off"),
     ("help", Takes::Nothing(Command::Help), "this list"),
 ];
