@@ -98,7 +98,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 
 /// # Safety
 /// As the system call says.
-unsafe fn call(number: usize, a: [usize; 6]) -> Result<usize, Error> {
+pub unsafe fn call(number: usize, a: [usize; 6]) -> Result<usize, Error> {
     let result: isize;
     // SAFETY: a system call changes a0 and what its arguments name.
     unsafe {
