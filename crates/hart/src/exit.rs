@@ -53,6 +53,8 @@ pub struct DeviceAccess {
     pub address: GuestPhysical,
     /// The effective address the instruction named, for `stval`.
     pub virtual_address: GuestVirtual,
+    /// Whether that is an address of a virtual machine that the hart isn't in (`hlv` and its like).
+    pub is_guest: bool,
     /// How wide.
     pub width: Width,
     /// Which way.
@@ -96,7 +98,8 @@ impl Hart {
                 AccessKind::Load { .. } => Exception::LoadAccessFault,
                 AccessKind::Store { .. } => Exception::StoreAccessFault,
             };
-            self.take_trap(Trap::exception(exception, access.virtual_address.0));
+            let trap = Trap::exception(exception, access.virtual_address.0);
+            self.take_trap(Trap { is_guest: access.is_guest, ..trap });
             return;
         };
         if let AccessKind::Load { target, signed } = access.kind {

@@ -417,6 +417,7 @@ mod tests {
             let access = DeviceAccess {
                 address: crate::memory_map::UART.base,
                 virtual_address: rvisor_waist::GuestVirtual(0),
+                is_guest: false,
                 width: rvisor_waist::Width::Byte,
                 kind: AccessKind::Store { value: 0 },
                 instruction_length: 4,

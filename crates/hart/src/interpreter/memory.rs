@@ -23,6 +23,8 @@ pub enum Fault {
         physical: GuestPhysical,
         /// Where for the program.
         address: GuestVirtual,
+        /// Whether that is an address of a virtual machine that the hart isn't in.
+        is_guest: bool,
     },
     /// It traps as an illegal one.
     Illegal,
@@ -33,7 +35,8 @@ impl Fault {
     pub fn of_guest(self) -> Self {
         match self {
             Self::Trap(trap) => Self::Trap(Trap { is_guest: true, ..trap }),
-            other => other,
+            Self::Device { physical, address, .. } => Self::Device { physical, address, is_guest: true },
+            Self::Illegal => Self::Illegal,
         }
     }
 }
@@ -199,7 +202,7 @@ impl Hart {
 /// What an access outside RAM leads to.
 pub fn not_memory(address: u64, access: Access, physical: GuestPhysical, size: u64) -> Fault {
     if physical.is_aligned(size) {
-        Fault::Device { physical, address: GuestVirtual(address) }
+        Fault::Device { physical, address: GuestVirtual(address), is_guest: false }
     } else {
         Fault::Trap(Trap::exception(access.access_fault(), address))
     }

@@ -30,10 +30,11 @@ pub fn stop_of(hart: &Hart, x: &Registers, bits: u32, fault: Fault) -> Stop {
         Fault::Trap(trap) if hart.config.hypervisor => Stop::Trap(transform::describe(x, bits, trap)),
         Fault::Trap(trap) => Stop::Trap(trap),
         Fault::Illegal => Stop::Illegal(bits),
-        Fault::Device { physical, address } => match device_operands(hart, x, bits) {
+        Fault::Device { physical, address, is_guest } => match device_operands(hart, x, bits) {
             Some((width, kind, instruction_length)) => Stop::Exit(Exit::Device(DeviceAccess {
                 address: physical,
                 virtual_address: address,
+                is_guest,
                 width,
                 kind,
                 instruction_length,

@@ -129,6 +129,9 @@ impl Case {
             if bits & 3 == 3 && instruction.length == 2 || !is_safe(&instruction, self.guest.is_some()) {
                 continue;
             }
+            if let Some(guest) = self.guest.as_mut().filter(|_| guest::is_of_hypervisor(instruction.op)) {
+                guest.obey(self.menvcfg);
+            }
             self.aim(random, &instruction, translates);
             self.instructions.push(bits);
             break;
@@ -231,6 +234,8 @@ impl Case {
                 let target = self.target_in_window(random);
                 if let Some(guest) = &mut self.guest {
                     guest.map_tables(random);
+                    // Whether it lets a walk read tables isn't said; in QEMU it does.
+                    self.mstatus &= !mstatus::MXR;
                 }
                 target - WINDOW + TABLE_WINDOW
             }

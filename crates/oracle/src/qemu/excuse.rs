@@ -67,11 +67,11 @@ pub fn excused(case: &Case, sides: [Side; 2]) -> Option<&'static str> {
     }
     let is_amo = is_amo(case);
     match (op, causes) {
-        (Op::ScW | Op::ScD, [6 | 7 | 15, 3]) => {
+        (Op::ScW | Op::ScD, [6 | 7 | 15 | 23, 3]) => {
             Some("an sc without a reservation fails in QEMU before it looks at memory")
         }
         (_, [6, 4]) if is_amo => Some("QEMU reports a misaligned AMO as a load"),
-        (_, [15, 7]) if is_amo => {
+        (_, [15, 7 | 23] | [23, 7]) if is_amo => {
             Some("QEMU checks all of an AMO's load, PMP included, before it translates the store")
         }
         (_, [7, 3]) if op.extension() == Extension::Zicbom => {
@@ -122,10 +122,10 @@ pub fn allowed(case: &Case, sides: [Side; 2], name: &str, hart: u64, qemu: u64) 
         "mstatus" if (hart ^ qemu) & !dirty == 0 && !was_dirty => {
             Some("mstatus.FS becomes dirty where the floating-point state might have changed")
         }
-        "mtval" if is_block && qemu == hart & !63 => {
+        "mtval" | "stval" | "vstval" if is_block && qemu == hart & !63 => {
             Some("QEMU reports the start of the cache block, not the address in the register")
         }
-        "mtval" if is_block && qemu == 0 && hart as u32 == case.instructions[0] => {
+        "mtval" | "stval" | "vstval" if is_block && qemu == 0 && hart as u32 == case.instructions[0] => {
             Some("QEMU doesn't report the bits of an illegal cbo instruction")
         }
         _ => None,
@@ -149,10 +149,10 @@ fn excused_with_hypervisor(
         {
             Some("QEMU raises virtual instruction for a hypervisor's CSR that HS-mode couldn't access either")
         }
-        (Op::HlvxHu | Op::HlvxWu, [5, 1] | [13, 12] | [21, 20 | 12]) => {
-            Some("QEMU reports the faults of hlvx as those of a fetch")
+        (Op::HlvxHu | Op::HlvxWu, [ours, theirs]) if ours != theirs => {
+            Some("QEMU makes the accesses of hlvx as if they were fetches, PMP and faults included")
         }
-        (_, [ours, theirs]) if theirs & ours >> 63 != 0 && theirs < ours => {
+        (_, [ours, theirs]) if (theirs & ours) >> 63 != 0 && theirs < ours => {
             Some("QEMU without AIA takes the interrupt of the lowest number first")
         }
         (Op::Sret, [22, 2]) => Some("QEMU raises illegal instruction for sret in VU-mode"),
@@ -163,9 +163,9 @@ fn excused_with_hypervisor(
     }
 }
 
-fn reads_vsstatus(case: &Case) -> bool {
+fn names(case: &Case, number: u16) -> bool {
     decode(case.instructions[0])
-        .is_some_and(|i| i.op.extension() == Extension::Zicsr && i.imm as u16 == csr::VSSTATUS)
+        .is_some_and(|i| i.op.extension() == Extension::Zicsr && i.imm as u16 == number)
 }
 
 fn allowed_with_hypervisor(
@@ -181,7 +181,7 @@ fn allowed_with_hypervisor(
     let difference = hart ^ qemu;
     match name {
         "vsstatus" if difference == mstatus::SD => Some("QEMU shows no vsstatus.SD"),
-        _ if difference == mstatus::SD && reads_vsstatus(case) => Some("QEMU shows no vsstatus.SD"),
+        _ if difference == mstatus::SD && names(case, csr::VSSTATUS) => Some("QEMU shows no vsstatus.SD"),
         "sstatus" | "vsstatus" if difference & !dirty == 0 => {
             Some("mstatus.FS becomes dirty where the floating-point state might have changed")
         }
@@ -191,7 +191,14 @@ fn allowed_with_hypervisor(
         "mstatus" if difference == mstatus::GVA && qemu & mstatus::GVA == 0 => {
             Some("QEMU sets mstatus.GVA for no trap from elsewhere: those of hlv and hsv")
         }
-        "htinst" if !ours.trapped_to_hypervisor(case) => Some("QEMU keeps nothing that is written to htinst"),
+        "mtinst" | "htinst" if hart == 0 && [5, 7].contains(&ours.cause(case)) => {
+            Some("zero stands for any instruction: here one whose address nothing answers")
+        }
+        "mtinst" | "htinst" if qemu == 0 && hart & 3 == 1 => Some("QEMU describes no instruction of Zcb"),
+        _ if names(case, csr::HTINST) => Some("QEMU keeps nothing that is written to htinst"),
+        "htinst" if hart == 0 || !ours.trapped_to_hypervisor(case) => {
+            Some("QEMU keeps nothing that is written to htinst")
+        }
         "htval" if qemu == 0 && ours.trapped_to_guest(case) => {
             Some("QEMU clears htval and hstatus.GVA on a trap to VS-mode")
         }
@@ -201,6 +208,7 @@ fn allowed_with_hypervisor(
         "mtinst" | "htinst" if [hart, qemu] == [0x3020, 0x3000] => {
             Some("QEMU describes a write of a page table as a read")
         }
+        "hvip" if difference == mip::SSIP => Some("QEMU shows SSIP in hvip"),
         "hvip" | "mip" if difference == mip::VSTIP => {
             Some("QEMU has one bit for hvip.VSTIP and what vstimecmp makes pending")
         }

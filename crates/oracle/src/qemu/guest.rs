@@ -10,9 +10,9 @@ use crate::world::RAM;
 
 /// CSRs that are set before a case, in this order.
 pub const BEFORE: [u16; 26] = [
-    MEDELEG, MIE, MCOUNTEREN, SCOUNTEREN, MSTATEEN0, STVEC, SEPC, HSTATUS, HEDELEG, HIDELEG, HVIP,
-    HCOUNTEREN, HENVCFG, HSTATEEN0, HTIMEDELTA, HGATP, HTVAL, HTINST, VSSTATUS, VSTVEC, VSSCRATCH, VSEPC,
-    VSCAUSE, VSTVAL, VSTIMECMP, VSATP,
+    MEDELEG, MIE, MCOUNTEREN, SCOUNTEREN, MSTATEEN0, STVEC, SEPC, HSTATUS, HEDELEG, HIDELEG, HCOUNTEREN,
+    HENVCFG, HSTATEEN0, HTIMEDELTA, HGATP, HTVAL, HTINST, VSSTATUS, VSTVEC, VSSCRATCH, VSEPC, VSCAUSE,
+    VSTVAL, VSTIMECMP, VSATP, HVIP,
 ];
 
 /// CSRs that are looked at after a case.
@@ -66,10 +66,11 @@ impl Guest {
         // `henvcfg` has what `menvcfg` lets through.
         let through = envcfg::ADUE | envcfg::PBMTE | envcfg::STCE;
         csrs[place(HENVCFG)] &= environment | !through;
-        // With a timer of its own, VSTIP is the timer's; without one, the timer is off: QEMU mixes them up.
-        if csrs[place(HENVCFG)] & envcfg::STCE != 0 {
+        // QEMU has one VSTIP for `hvip` and the timer, and lets nobody write it in M-mode while there may be a timer.
+        if environment & envcfg::STCE != 0 {
             csrs[place(HVIP)] &= !mip::VSTIP;
-        } else {
+        }
+        if csrs[place(HENVCFG)] & envcfg::STCE == 0 {
             csrs[place(VSTIMECMP)] = u64::MAX;
         }
         Self {
@@ -83,6 +84,13 @@ impl Guest {
     /// The value of one of [`BEFORE`].
     pub fn csr(&self, number: u16) -> u64 {
         self.csrs[place(number)]
+    }
+
+    /// Makes the first stage's tables obey `menvcfg` alone: QEMU asks `henvcfg` only while V is 1, not for `hlv`.
+    pub fn obey(&mut self, environment: u64) {
+        const TABLES: u64 = envcfg::ADUE | envcfg::PBMTE;
+        let henvcfg = &mut self.csrs[place(HENVCFG)];
+        *henvcfg = *henvcfg & !TABLES | environment & TABLES;
     }
 
     /// Whether the first stage translates.
@@ -226,8 +234,8 @@ pub fn csr_instruction(random: &mut Random, x: &mut [u64; 32]) -> u32 {
     let op = if writes && is_whole { Op::Csrrw } else { op };
     let op = if !writes && op == Op::Csrrw { Op::Csrrs } else { op };
     let rs1 = if writes || op == Op::Csrrw { random.below(31) as u8 + 1 } else { 0 };
-    // Their values differ from run to run.
-    let is_counter = matches!(number, CYCLE | TIME | INSTRET | MCYCLE);
+    // Their values differ from run to run; QEMU keeps what has no meaning in `sstateen0`.
+    let is_counter = matches!(number, CYCLE | TIME | INSTRET | MCYCLE | SSTATEEN0);
     let rd = if is_counter { 0 } else { random.below(32) as u8 };
     x[usize::from(rs1)] = legal(random, number);
     x[0] = 0;

@@ -90,7 +90,7 @@ pub fn program(cases: u64, hypervisor: bool) -> Vec<u32> {
 
 fn assemble(cases: u64, hypervisor: bool, handler: u64) -> (Vec<u32>, u64) {
     let mut assembler = Assembler { words: Vec::new() };
-    set_up(&mut assembler, handler);
+    set_up(&mut assembler, hypervisor, handler);
     let next = assembler.address();
     enter(&mut assembler, hypervisor);
     let handler = assembler.address();
@@ -98,7 +98,10 @@ fn assemble(cases: u64, hypervisor: bool, handler: u64) -> (Vec<u32>, u64) {
     (assembler.words, handler)
 }
 
-fn set_up(assembler: &mut Assembler, handler: u64) {
+/// Interrupts of S-mode.
+const DELEGATED: i32 = (mip::SSIP | mip::STIP | mip::SEIP) as i32;
+
+fn set_up(assembler: &mut Assembler, hypervisor: bool, handler: u64) {
     assembler.load_value(5, handler);
     assembler.write_csr(MTVEC, 5);
     for (number, address) in (PMPADDR0..).zip(PMP_ADDRESSES) {
@@ -112,6 +115,11 @@ fn set_up(assembler: &mut Assembler, handler: u64) {
     assembler.store(Op::Sd, 5, 6, 0);
     for number in [MEDELEG, MIDELEG, MIE, SEPC] {
         assembler.write_csr(number, 0);
+    }
+    // QEMU shows in VS-mode's `sip` and `sie` what is delegated of HS-mode's.
+    assembler.rri(Op::Addi, 5, 0, DELEGATED);
+    if hypervisor {
+        assembler.write_csr(MIDELEG, 5);
     }
     assembler.load_value(CASE, CASES);
 }
@@ -179,7 +187,7 @@ fn leave_guest(assembler: &mut Assembler) {
         assembler.read_csr(1, number);
         assembler.store(Op::Sd, 1, CASE, offset);
     }
-    for number in [MIE, HVIP] {
+    for number in [MIE, HVIP, MIP] {
         assembler.write_csr(number, 0);
     }
     assembler.load(Op::Ld, 2, CASE, field::SECOND_AT);

@@ -145,6 +145,7 @@ fn device_loads_and_stores_leave_with_what_the_board_needs() {
     let access = DeviceAccess {
         address: GuestPhysical(0x1000_0004),
         virtual_address: GuestVirtual(0x1000_0004),
+        is_guest: false,
         width: Width::Half,
         kind: AccessKind::Load { target: Target::Integer(A0), signed: true },
         instruction_length: 4,

@@ -60,6 +60,7 @@ fn device_access(hart: &Hart, instruction: &Instruction, trap: &VirtualTrap) -> 
     address.0.is_multiple_of(width.bytes()).then_some(DeviceAccess {
         address,
         virtual_address: GuestVirtual(trap.value),
+        is_guest: false,
         width,
         kind,
         instruction_length: instruction.length,
