@@ -361,7 +361,10 @@ fn slots(
         let network = UserNetwork::new(options, wake.as_closure())?;
         counters.network = Some(network.counters());
         forwards = Some(network.ports());
-        let mac = random_mac()?;
+        let mac = match &options.member {
+            Some(member) => member.mac(),
+            None => random_mac()?,
+        };
         slots.push(Slot::new(vec![wake], move |memory, line| {
             Transport::new(Net::new(mac, Box::new(network)), memory, line)
         }));

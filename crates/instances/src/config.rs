@@ -37,6 +37,9 @@ pub struct Config {
     pub hypervisor: bool,
     /// Whether there is a network card.
     pub network: bool,
+    /// The named network that it is on; else it has one for itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub private_network: Option<String>,
     /// Ports of the host that lead to the guest, as on the command line.
     pub publish: Vec<String>,
     /// Directories shared with the guest, as on the command line, with absolute paths.

@@ -258,7 +258,7 @@ impl Drop for Draft {
 }
 
 /// Renames a directory unless the new name is taken.
-fn rename(from: &Path, to: &Path, name: &str) -> Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path, name: &str) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::NameTaken(name.to_owned())),
         // File systems without that kind of rename still refuse to replace a directory that has something in it.
@@ -550,6 +550,7 @@ pub(crate) mod tests {
             environment: Vec::new(),
             remove: false,
             unconfined: false,
+            private_network: None,
             engine: EngineConfig {
                 engine: "translator".into(),
                 optimize: "hot".into(),

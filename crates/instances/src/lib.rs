@@ -20,6 +20,7 @@ mod drive;
 mod error;
 mod events;
 mod log_file;
+mod networks;
 mod process;
 mod protocol;
 mod server;
@@ -36,6 +37,7 @@ pub use drive::{Drive, Outcome};
 pub use error::{Error, Result};
 pub use events::{Event, EventReader, Events};
 pub use log_file::{LogReader, Record, Source};
+pub use networks::{ListedMember, ListedNetwork, Networks};
 pub use process::{End, Front, VmProcess};
 pub use protocol::{Frame, HartStats, Live, Stats, Transfer, VERSION};
 

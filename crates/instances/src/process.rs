@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rvisor_hosted::Stream;
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::machine::{Machine, MachineConfig};
-use rvisor_hosted::net::{Forward, NetOptions, Ports};
+use rvisor_hosted::net::{Forward, Member, NetOptions, Ports};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::sandbox::Sandbox;
 use rvisor_hosted::share::ShareOptions;
@@ -32,6 +32,7 @@ use crate::drive::Drive;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::log_file::{LogWriter, Source};
+use crate::networks::Networks;
 use crate::protocol::{HartStats, Live, Stats, Transfer};
 use crate::server;
 use crate::terminal::TerminalCommand;
@@ -350,7 +351,15 @@ fn network(directory: &Directory, config: &Config) -> Result<Option<NetOptions>>
         .map(|text| text.parse().map_err(|error| Error::Refused(format!("--publish {text}: {error}"))));
     let forwards = forwards.collect::<Result<_>>()?;
     let hostname = Some(directory.name().to_owned());
-    Ok(config.network.then(|| NetOptions { forwards, hostname, ..NetOptions::default() }))
+    let member = match &config.private_network {
+        Some(network) => {
+            let network = Networks::new(directory.store()).open(network)?;
+            let joined = Member::join(&network, directory.name()).context("join", &network.path)?;
+            Some(Arc::new(joined))
+        }
+        None => None,
+    };
+    Ok(config.network.then(|| NetOptions { forwards, hostname, member, ..NetOptions::default() }))
 }
 
 fn shares(config: &Config) -> Result<Vec<ShareOptions>> {

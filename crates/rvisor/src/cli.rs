@@ -98,6 +98,11 @@ pub enum Command {
         #[command(subcommand)]
         command: DiskCommand,
     },
+    /// Networks on which machines see each other
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// Forward ports of the host to a running machine
     Port {
         #[command(subcommand)]
@@ -166,6 +171,9 @@ pub struct Run {
     /// Network of the machine
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
+    /// Put it on a named network, on which machines see each other by name; see rvisor network
+    #[arg(long, value_name = "NAME", conflicts_with = "net")]
+    pub network: Option<String>,
     #[command(flatten)]
     pub engine: EngineOptions,
     #[command(flatten)]
@@ -409,6 +417,39 @@ pub struct Build {
     pub tag: Option<String>,
     #[command(flatten)]
     pub mirror: Mirror,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NetworkCommand {
+    /// Make a network
+    Create {
+        /// Its addresses, 256 private ones as in 10.89.7.0/24; else some that no other network has
+        #[arg(long, value_name = "PREFIX/24")]
+        subnet: Option<String>,
+        /// Let nothing lead out of it
+        #[arg(long)]
+        internal: bool,
+        /// Its name
+        name: String,
+    },
+    /// List networks
+    Ls {
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Say all that is known of networks, as JSON
+    Inspect {
+        /// Networks to tell about
+        #[arg(required = true)]
+        networks: Vec<String>,
+    },
+    /// Remove networks that no machine is on
+    Rm {
+        /// Networks to remove
+        #[arg(required = true)]
+        networks: Vec<String>,
+    },
 }
 
 #[derive(Subcommand, Debug)]

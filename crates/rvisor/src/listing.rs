@@ -156,6 +156,8 @@ struct Usage {
     rates: [f64; 4],
     /// Exits a second.
     exits: f64,
+    /// How often its threads were woken, a second.
+    wakeups: f64,
 }
 
 impl Usage {
@@ -183,6 +185,7 @@ impl Usage {
                 disks(|disk| disk.outgoing_bytes),
             ],
             exits: per_second(&exits),
+            wakeups: per_second(&|stats| stats.wakeups),
         }
     }
 }
@@ -208,6 +211,7 @@ fn show(
                     "disk_read_per_second": read,
                     "disk_written_per_second": written,
                     "exits_per_second": usage.exits,
+                    "wakeups_per_second": usage.wakeups,
                     "total": total,
                 })
             })
@@ -219,17 +223,22 @@ fn show(
         // To the top left, and clear what is below.
         print!("\x1b[H\x1b[J");
     }
-    let rows = usages.map(|(name, _, usage)| {
+    let rows = usages.map(|(name, total, usage)| {
         let rate = |number: usize| format!("{}/s", table::size(usage.rates[number] as u64));
         [
             name.clone(),
             format!("{:.1}%", usage.processor),
             format!("{} / {}", table::size(usage.memory), table::size(usage.limit)),
+            table::size(total.memory_private),
             format!("{} / {}", rate(0), rate(1)),
             format!("{} / {}", rate(2), rate(3)),
             format!("{:.0}/s", usage.exits),
+            format!("{:.0}/s", usage.wakeups),
         ]
     });
-    table::print(["NAME", "CPU", "MEMORY / RAM", "NET IN / OUT", "DISK READ / WRITE", "EXITS"], rows);
+    table::print(
+        ["NAME", "CPU", "MEMORY / RAM", "ITS OWN", "NET IN / OUT", "DISK READ / WRITE", "EXITS", "WAKEUPS"],
+        rows,
+    );
     Ok(())
 }

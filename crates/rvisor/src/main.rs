@@ -12,6 +12,7 @@ mod generate;
 mod images;
 mod lifecycle;
 mod listing;
+mod networks;
 mod run;
 mod session;
 mod sessions;
@@ -97,6 +98,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Events(options) => sessions::events(&options),
         Command::MachineProcess { store, machine } => run::machine_process(&store, &machine),
         Command::Disk { command } => disks::disk(&command),
+        Command::Network { command } => networks::network(&command),
         Command::Port { command } => lifecycle::port(&command),
         Command::Boot(options) => boot::boot(&options),
         Command::Bundle { command: cli::Bundle::Build(options) } => bundle::build(&options),

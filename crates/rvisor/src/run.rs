@@ -12,7 +12,7 @@ use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
 use rvisor_images::{Image, Store};
 use rvisor_instances::{
-    Config, Directory, Drive, End, Events, Front, Lock, Machines, READY, VmProcess, check_name,
+    Config, Directory, Drive, End, Events, Front, Lock, Machines, Networks, READY, VmProcess, check_name,
     start_detached,
 };
 use rvisor_machine::PowerRequest;
@@ -34,6 +34,9 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         bail!("standard input isn't a terminal; leave --tty out");
     }
     let store = Store::open_default()?;
+    if let Some(name) = &options.network {
+        Networks::new(store.root()).open(name)?;
+    }
     let image = images::get(&store, &options.image, &options.mirror, false)?;
     if options.size.memory < image.manifest.memory {
         let needed = image.manifest.memory >> 20;
@@ -91,6 +94,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         memory: options.size.memory,
         hypervisor: options.size.hypervisor(),
         network: network(options.net, &[])?.is_some(),
+        private_network: options.network.clone(),
         publish: options.publish.clone(),
         volumes: volumes(&options.volumes)?,
         disks: options.disks.clone(),

@@ -78,6 +78,12 @@ impl DiskOptions {
         }
     }
 
+    /// Whether the disk is free; who has it is told now, and can't be from within a sandbox.
+    pub(crate) fn check_free(&self) -> Result<(), DiskError> {
+        let (file, _) = open_file(&self.path, self.read_only)?;
+        lock::lock(&file, &self.path, self.read_only)
+    }
+
     /// What the guest reads as the disk's serial number: at most 20 bytes, printable ASCII without blanks.
     #[must_use]
     pub fn identity(&self) -> String {

@@ -12,11 +12,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Repr};
 
+use super::addresses::Addresses;
 use super::link::Outgoing;
 use super::poller::{Poller, Token};
 use super::resolver::Resolver;
 use super::wire::{Datagram, Echo};
-use super::{DNS_SERVER, GATEWAY};
 
 /// Most flows at once; a further one replaces the one unused for longest.
 const MAX_FLOWS: usize = 256;
@@ -34,9 +34,9 @@ enum Key {
 }
 
 impl Key {
-    fn patience(self) -> Duration {
+    fn patience(self, dns: Ipv4Addr) -> Duration {
         match self {
-            Self::Udp { remote, .. } if *remote.ip() != DNS_SERVER => UDP_PATIENCE,
+            Self::Udp { remote, .. } if *remote.ip() != dns => UDP_PATIENCE,
             _ => QUERY_PATIENCE,
         }
     }
@@ -53,6 +53,7 @@ struct Flow {
 
 /// All UDP flows and pings.
 pub(super) struct DatagramFlows {
+    addresses: Addresses,
     flows: HashMap<u64, Flow>,
     ids: HashMap<Key, u64>,
     last_id: u64,
@@ -62,9 +63,9 @@ pub(super) struct DatagramFlows {
 }
 
 impl DatagramFlows {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(addresses: Addresses) -> Self {
         let buffer = vec![0; usize::from(u16::MAX)];
-        Self { flows: HashMap::new(), ids: HashMap::new(), last_id: 0, due: Vec::new(), buffer }
+        Self { addresses, flows: HashMap::new(), ids: HashMap::new(), last_id: 0, due: Vec::new(), buffer }
     }
 
     /// Whether a flow wants its turn without waiting for anything.
@@ -82,10 +83,11 @@ impl DatagramFlows {
         target: SocketAddr,
     ) {
         let key = Key::Udp { guest: datagram.source, remote: datagram.destination };
+        let dns = self.addresses.dns;
         let Some(flow) = self.flow(poller, key, || connected(target)) else {
             return unreachable(out, key, Icmpv4DstUnreachable::HostUnreachable);
         };
-        if *datagram.destination.ip() == DNS_SERVER && flow.unanswered > 0 {
+        if *datagram.destination.ip() == dns && flow.unanswered > 0 {
             // Asked again: the server may be dead, so the next one gets the question.
             if let Some(server) = resolver.server(flow.unanswered) {
                 let _ = flow.socket.connect(server);
@@ -138,7 +140,8 @@ impl DatagramFlows {
 
     /// Forgets flows unused for long; to be called now and then.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.flows.retain(|_, flow| now.duration_since(flow.used) < flow.key.patience());
+        let dns = self.addresses.dns;
+        self.flows.retain(|_, flow| now.duration_since(flow.used) < flow.key.patience(dns));
         self.ids.retain(|_, id| self.flows.contains_key(id));
     }
 
@@ -251,5 +254,5 @@ fn unreachable(out: &mut Outgoing, key: Key, reason: Icmpv4DstUnreachable) {
         payload_len: data.len(),
         hop_limit: 64,
     };
-    out.send_icmp(GATEWAY, guest, &Icmpv4Repr::DstUnreachable { reason, header, data: &data });
+    out.send_icmp(out.addresses.gateway, guest, &Icmpv4Repr::DstUnreachable { reason, header, data: &data });
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr};
 
-use super::{DNS_SERVER, GATEWAY, GUEST};
+use super::addresses::Addresses;
 
 /// UDP port of DHCP servers.
 pub(super) const SERVER_PORT: u16 = 67;
@@ -12,7 +12,6 @@ pub(super) const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
 /// A day, in seconds.
 const LEASE: u32 = 86_400;
-const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 
 /// Option numbers (RFC 2132) that smoltcp doesn't name.
 const HOST_NAME: u8 = 12;
@@ -20,10 +19,13 @@ const INTERFACE_MTU: u8 = 26;
 
 /// What the server tells the guest besides addresses.
 pub(super) struct Dhcp {
+    pub(super) addresses: Addresses,
     pub(super) hostname: Option<String>,
     pub(super) mtu: u16,
-    /// Whether there is nothing behind the gateway: the guest is told neither router nor DNS server.
-    pub(super) restrict: bool,
+    /// Whether there is something behind the gateway: else the guest is told of no router.
+    pub(super) routes: bool,
+    /// Whether there is a DNS server.
+    pub(super) resolves: bool,
 }
 
 impl Dhcp {
@@ -31,38 +33,37 @@ impl Dhcp {
     pub(super) fn answer(&self, message: &[u8]) -> Option<(SocketAddrV4, Vec<u8>)> {
         let packet = DhcpPacket::new_checked(message).ok()?;
         let request = DhcpRepr::parse(&packet).ok()?;
-        let kind = answer_kind(&request)?;
+        let own = &self.addresses;
+        let kind = answer_kind(&request, own)?;
         let mtu = self.mtu.to_be_bytes();
         let mut options = vec![DhcpOption { kind: INTERFACE_MTU, data: &mtu }];
         if let Some(name) = &self.hostname {
             options.push(DhcpOption { kind: HOST_NAME, data: name.as_bytes() });
         }
-        let mut reply = empty_reply(&request, kind);
+        let mut reply = empty_reply(&request, kind, own.gateway);
         if kind != DhcpMessageType::Nak {
             let leases = request.message_type != DhcpMessageType::Inform;
-            reply.your_ip = if leases { GUEST } else { Ipv4Addr::UNSPECIFIED };
+            reply.your_ip = if leases { own.guest } else { Ipv4Addr::UNSPECIFIED };
             reply.lease_duration = leases.then_some(LEASE);
-            reply.subnet_mask = Some(NETMASK);
+            reply.subnet_mask = Some(Addresses::MASK);
             reply.additional_options = &options;
-            if !self.restrict {
-                reply.router = Some(GATEWAY);
-                reply.dns_servers = Some([DNS_SERVER].into_iter().collect());
-            }
+            reply.router = self.routes.then_some(own.gateway);
+            reply.dns_servers = self.resolves.then(|| [own.dns].into_iter().collect());
         }
         let mut buffer = vec![0; reply.buffer_len()];
         reply.emit(&mut DhcpPacket::new_unchecked(&mut buffer[..])).ok()?;
-        Some((SocketAddrV4::new(destination(&request, kind), CLIENT_PORT), buffer))
+        Some((SocketAddrV4::new(destination(&request, kind, own), CLIENT_PORT), buffer))
     }
 }
 
 /// What kind of answer a message gets, if any.
-fn answer_kind(request: &DhcpRepr<'_>) -> Option<DhcpMessageType> {
-    let ours = request.server_identifier.is_none_or(|server| server == GATEWAY);
+fn answer_kind(request: &DhcpRepr<'_>, own: &Addresses) -> Option<DhcpMessageType> {
+    let ours = request.server_identifier.is_none_or(|server| server == own.gateway);
     match request.message_type {
         DhcpMessageType::Discover => Some(DhcpMessageType::Offer),
         DhcpMessageType::Request if ours => {
             let wanted = request.requested_ip.unwrap_or(request.client_ip);
-            Some(if wanted == GUEST { DhcpMessageType::Ack } else { DhcpMessageType::Nak })
+            Some(if wanted == own.guest { DhcpMessageType::Ack } else { DhcpMessageType::Nak })
         }
         DhcpMessageType::Inform => Some(DhcpMessageType::Ack),
         _ => None,
@@ -70,15 +71,15 @@ fn answer_kind(request: &DhcpRepr<'_>) -> Option<DhcpMessageType> {
 }
 
 /// Where the answer goes (RFC 2131, 4.1): clients without an address are reached by broadcast.
-fn destination(request: &DhcpRepr<'_>, kind: DhcpMessageType) -> Ipv4Addr {
-    if kind == DhcpMessageType::Nak || !super::is_guest(request.client_ip) {
+fn destination(request: &DhcpRepr<'_>, kind: DhcpMessageType, own: &Addresses) -> Ipv4Addr {
+    if kind == DhcpMessageType::Nak || !own.is_guest(request.client_ip) {
         Ipv4Addr::BROADCAST
     } else {
         request.client_ip
     }
 }
 
-fn empty_reply(request: &DhcpRepr<'_>, kind: DhcpMessageType) -> DhcpRepr<'static> {
+fn empty_reply(request: &DhcpRepr<'_>, kind: DhcpMessageType, gateway: Ipv4Addr) -> DhcpRepr<'static> {
     DhcpRepr {
         message_type: kind,
         transaction_id: request.transaction_id,
@@ -86,14 +87,14 @@ fn empty_reply(request: &DhcpRepr<'_>, kind: DhcpMessageType) -> DhcpRepr<'stati
         client_hardware_address: request.client_hardware_address,
         client_ip: request.client_ip,
         your_ip: Ipv4Addr::UNSPECIFIED,
-        server_ip: GATEWAY,
+        server_ip: gateway,
         router: None,
         subnet_mask: None,
         relay_agent_ip: Ipv4Addr::UNSPECIFIED,
         broadcast: request.broadcast,
         requested_ip: None,
         client_identifier: None,
-        server_identifier: Some(GATEWAY),
+        server_identifier: Some(gateway),
         parameter_request_list: None,
         dns_servers: None,
         max_size: None,
@@ -108,6 +109,7 @@ fn empty_reply(request: &DhcpRepr<'_>, kind: DhcpMessageType) -> DhcpRepr<'stati
 mod tests {
     use smoltcp::wire::EthernetAddress;
 
+    use super::super::tests::{DNS_SERVER, GATEWAY, GUEST};
     use super::*;
 
     fn request(kind: DhcpMessageType, requested: Option<Ipv4Addr>, client: Ipv4Addr) -> Vec<u8> {
@@ -120,6 +122,7 @@ mod tests {
             ..empty_reply(
                 &DhcpRepr::parse(&DhcpPacket::new_unchecked(&template()[..])).unwrap(),
                 DhcpMessageType::Discover,
+                GATEWAY,
             )
         };
         let message = DhcpRepr { server_identifier: None, ..blank };
@@ -138,7 +141,13 @@ mod tests {
     }
 
     fn dhcp() -> Dhcp {
-        Dhcp { hostname: Some("debian".into()), mtu: 1500, restrict: false }
+        Dhcp {
+            hostname: Some("debian".into()),
+            mtu: 1500,
+            addresses: Addresses::USER,
+            routes: true,
+            resolves: true,
+        }
     }
 
     const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;

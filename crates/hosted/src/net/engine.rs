@@ -5,8 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress, Icmpv4DstUnreachable, Icmpv4Repr, IpProtocol};
+use smoltcp::wire::{
+    ArpOperation, ArpRepr, EthernetAddress, EthernetFrame, Icmpv4DstUnreachable, Icmpv4Repr, IpProtocol,
+};
 
+use super::addresses::Addresses;
+use super::cable::{self, Cable};
 use super::datagram::{self, DatagramFlows};
 use super::dhcp::{self, Dhcp};
 use super::forward::Forwards;
@@ -18,7 +22,7 @@ use super::resolver::Resolver;
 use super::stack::Stack;
 use super::tcp::TcpFlows;
 use super::wire::{self, Datagram, Echo, Packet, Segment};
-use super::{DNS_SERVER, GATEWAY, HOST_MAC, NetError, NetOptions, is_guest, is_local};
+use super::{HOST_MAC, NetError, NetOptions, names};
 
 /// UDP and TCP port of DNS.
 const DNS_PORT: u16 = 53;
@@ -40,6 +44,9 @@ pub(super) struct Engine {
     dhcp: Dhcp,
     resolver: Resolver,
     restrict: bool,
+    addresses: Addresses,
+    /// The way to other machines.
+    cable: Option<Cable>,
     /// Buffers of frames that have been dealt with.
     used: Vec<Vec<u8>>,
     swept: Instant,
@@ -63,11 +70,16 @@ impl Engine {
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, NetError> {
         options.check()?;
-        let NetOptions { hostname, restrict, mtu, resolvers, .. } = options.clone();
-        let forwards = Forwards::new(&options.forwards)?;
+        let NetOptions { hostname, restrict, mtu, resolvers, member, .. } = options.clone();
+        let addresses = member.as_ref().map_or(Addresses::USER, |member| member.addresses());
+        let restrict = restrict || member.as_ref().is_some_and(|member| member.network.internal);
+        let forwards = Forwards::new(&options.forwards, addresses)?;
         let poller = Poller::new()?;
         poller.add(queues.bell(), Token::Bell)?;
         forwards.register(&poller)?;
+        if let Some(member) = &member {
+            poller.add(&member.socket, Token::Cable)?;
+        }
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let ports = Ports::new(&queues, &options.forwards);
@@ -76,14 +88,22 @@ impl Engine {
             ports,
             wake,
             poller,
-            stack: Stack::new(mtu, u64::from_ne_bytes(seed)),
+            stack: Stack::new(mtu, u64::from_ne_bytes(seed), addresses),
             tcp: TcpFlows::default(),
-            datagrams: DatagramFlows::new(),
+            datagrams: DatagramFlows::new(addresses),
             forwards,
             fragments: Reassembly::default(),
-            dhcp: Dhcp { hostname, mtu, restrict },
+            dhcp: Dhcp {
+                addresses,
+                hostname,
+                mtu,
+                routes: !restrict,
+                resolves: !restrict || member.is_some(),
+            },
             resolver: Resolver::new(resolvers),
             restrict,
+            addresses,
+            cable: member.as_ref().map(Cable::new),
             used: Vec::new(),
             swept: Instant::now(),
         })
@@ -108,7 +128,8 @@ impl Engine {
 
     /// How long nothing will need to be done unless something happens.
     fn timeout(&self) -> Duration {
-        let unblocked = self.tcp.is_blocked() && self.stack.link.out.has_room();
+        let is_due = self.cable.as_ref().is_some_and(|cable| cable.is_due);
+        let unblocked = is_due || self.tcp.is_blocked() && self.stack.link.out.has_room();
         if unblocked || self.tcp.is_due() || self.datagrams.is_due() || self.forwards.is_due() {
             return Duration::ZERO;
         }
@@ -116,7 +137,8 @@ impl Engine {
             true => (at - self.stack.now).into(),
             false => Duration::ZERO,
         });
-        timer.unwrap_or(SWEEP).min(SWEEP)
+        let waits = self.cable.as_ref().is_some_and(Cable::has_backlog);
+        timer.unwrap_or(SWEEP).min(if waits { cable::PAUSE } else { SWEEP })
     }
 
     /// Waits at most for `timeout`, then does what there is to do.
@@ -133,6 +155,9 @@ impl Engine {
         for (token, ready) in events {
             self.event(token, ready);
         }
+        if self.cable.as_ref().is_some_and(|cable| cable.is_due) {
+            self.arrive();
+        }
         self.ports.work(|change| self.forwards.change(&self.poller, change));
         self.forwards.serve(&mut self.stack, &self.poller, &mut self.tcp);
         self.datagrams.serve(&mut self.stack.link.out);
@@ -141,6 +166,9 @@ impl Engine {
             self.swept = Instant::now();
             self.tcp.expire(&mut self.stack);
             self.datagrams.expire(self.swept);
+        }
+        if let Some(cable) = &mut self.cable {
+            cable.flush();
         }
         self.stack.link.out.stalled |= self.tcp.is_blocked();
         self.publish();
@@ -160,6 +188,7 @@ impl Engine {
     fn event(&mut self, token: Token, ready: Ready) {
         match token {
             Token::Bell => {}
+            Token::Cable => self.arrive(),
             Token::Tcp(id) => self.tcp.ready(&mut self.stack, id, ready),
             Token::Datagram(id) => self.datagrams.ready(&mut self.stack.link.out, id),
             Token::Forward(number) => {
@@ -168,7 +197,20 @@ impl Engine {
         }
     }
 
+    /// Frames of other machines.
+    fn arrive(&mut self) {
+        let out = &mut self.stack.link.out;
+        if let Some(cable) = &mut self.cable {
+            cable.receive(|frame| out.pass(frame));
+        }
+    }
+
     fn frame(&mut self, frame: &[u8]) {
+        if let Some(cable) = &mut self.cable
+            && !is_for_the_gateway(frame, &self.addresses)
+        {
+            return cable.send(frame);
+        }
         let Some((sender, packet)) = wire::parse(frame) else { return };
         self.stack.link.out.guest = sender;
         self.packet(packet);
@@ -178,14 +220,16 @@ impl Engine {
         match packet {
             Packet::Arp(arp) => self.arp(&arp),
             Packet::Udp(datagram) if datagram.destination.port() == dhcp::SERVER_PORT => self.dhcp(&datagram),
-            Packet::Udp(datagram) if is_exchange(datagram.source, datagram.destination) => {
+            Packet::Udp(datagram) if self.is_exchange(datagram.source, datagram.destination) => {
                 self.udp(&datagram);
             }
-            Packet::Tcp(segment) if is_exchange(segment.source, segment.destination) => {
+            Packet::Tcp(segment) if self.is_exchange(segment.source, segment.destination) => {
                 self.segment(&segment);
             }
-            Packet::Echo(echo) if is_guest(echo.source) => self.echo(&echo),
-            Packet::Fragment(part) if is_guest(part.source) && part.protocol != IpProtocol::Tcp => {
+            Packet::Echo(echo) if self.addresses.is_guest(echo.source) => self.echo(&echo),
+            Packet::Fragment(part)
+                if self.addresses.is_guest(part.source) && part.protocol != IpProtocol::Tcp =>
+            {
                 let Some(whole) = self.fragments.add(&part, Instant::now()) else { return };
                 let (from, to) = (whole.source, whole.destination);
                 if let Some(packet) = wire::parse_datagram(from, to, whole.protocol, &whole.payload) {
@@ -208,7 +252,7 @@ impl Engine {
         else {
             return;
         };
-        if target_protocol_addr != GATEWAY && target_protocol_addr != DNS_SERVER {
+        if ![self.addresses.gateway, self.addresses.dns].contains(&target_protocol_addr) {
             return;
         }
         let reply = ArpRepr::EthernetIpv4 {
@@ -223,17 +267,20 @@ impl Engine {
 
     fn dhcp(&mut self, datagram: &Datagram<'_>) {
         let to = *datagram.destination.ip();
-        if to != Ipv4Addr::BROADCAST && to != GATEWAY {
+        if to != Ipv4Addr::BROADCAST && to != self.addresses.gateway {
             return;
         }
         if let Some((to, answer)) = self.dhcp.answer(datagram.payload) {
-            let from = SocketAddrV4::new(GATEWAY, dhcp::SERVER_PORT);
+            let from = SocketAddrV4::new(self.addresses.gateway, dhcp::SERVER_PORT);
             self.stack.link.out.send_udp(from, to, &answer);
         }
     }
 
     fn udp(&mut self, datagram: &Datagram<'_>) {
         if self.forwards.answer(datagram) {
+            return;
+        }
+        if self.name(datagram) {
             return;
         }
         let route = self.route(datagram.destination);
@@ -269,10 +316,10 @@ impl Engine {
 
     fn echo(&mut self, echo: &Echo<'_>) {
         let &Echo { source, destination, ident, sequence: seq_no, data } = echo;
-        if destination == GATEWAY || destination == DNS_SERVER {
+        if [self.addresses.gateway, self.addresses.dns].contains(&destination) {
             let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
             self.stack.link.out.send_icmp(destination, source, &reply);
-        } else if !self.restrict && is_public(destination) {
+        } else if !self.restrict && self.is_public(destination) {
             self.datagrams.ping(&self.poller, &mut self.stack.link.out, echo);
         }
     }
@@ -281,35 +328,67 @@ impl Engine {
         let port = destination.port();
         match *destination.ip() {
             _ if self.restrict => Route::Prohibited,
-            GATEWAY => Route::To(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-            DNS_SERVER if port == DNS_PORT => match self.resolver.server(0) {
+            address if address == self.addresses.gateway => {
+                Route::To(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            }
+            address if address == self.addresses.dns && port == DNS_PORT => match self.resolver.server(0) {
                 Some(server) => Route::To(server),
                 None => Route::Unreachable,
             },
-            DNS_SERVER => Route::Refused,
-            address if is_public(address) => Route::To(SocketAddr::V4(destination)),
+            address if address == self.addresses.dns => Route::Refused,
+            address if self.is_public(address) => Route::To(SocketAddr::V4(destination)),
             _ => Route::Unreachable,
         }
     }
+
+    /// A query for the name of a machine on the same network: answered here, and true then.
+    fn name(&mut self, datagram: &Datagram<'_>) -> bool {
+        let Some(cable) = &mut self.cable else { return false };
+        if *datagram.destination.ip() != self.addresses.dns || datagram.destination.port() != DNS_PORT {
+            return false;
+        }
+        let answer = cable.answer(datagram.payload);
+        // Where nothing leads out, there is nobody else to ask.
+        let answer = answer.or_else(|| names::refuse(datagram.payload).filter(|_| self.restrict));
+        if let Some(answer) = &answer {
+            self.stack.link.out.send_udp(datagram.destination, datagram.source, answer);
+        }
+        answer.is_some()
+    }
+
+    /// Whether this is between the guest and one other end: groups get neither service nor errors (RFC 1122, 3.2.2).
+    fn is_exchange(&self, source: SocketAddrV4, destination: SocketAddrV4) -> bool {
+        let to = *destination.ip();
+        let group =
+            to.is_multicast() || to.is_broadcast() || self.addresses.is_local(to) && to.octets()[3] == 255;
+        self.addresses.is_guest(*source.ip()) && !group
+    }
+
+    /// Whether packets for `address` may leave through the gateway. The host's loopback is reached at the gateway's
+    /// address only, and link-local addresses are not routed (RFC 3927, 7).
+    fn is_public(&self, address: Ipv4Addr) -> bool {
+        let reserved = address.octets()[0] == 0 || address.octets()[0] >= 240;
+        !(reserved
+            || address.is_loopback()
+            || address.is_link_local()
+            || address.is_multicast()
+            || self.addresses.is_local(address))
+    }
 }
 
-/// Whether this is between the guest and one other end: groups get neither service nor errors (RFC 1122,
-/// 3.2.2).
-fn is_exchange(source: SocketAddrV4, destination: SocketAddrV4) -> bool {
-    let to = *destination.ip();
-    let group = to.is_multicast() || to.is_broadcast() || is_local(to) && to.octets()[3] == 255;
-    is_guest(*source.ip()) && !group
-}
-
-/// Whether packets for `address` may leave through the gateway. The host's loopback is reached at the
-/// gateway's address only, and link-local addresses are not routed (RFC 3927, 7).
-fn is_public(address: Ipv4Addr) -> bool {
-    let reserved = address.octets()[0] == 0 || address.octets()[0] >= 240;
-    !(reserved
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_multicast()
-        || is_local(address))
+/// Whether a frame on a named network is the gateway's business: sent to it, or a question that it answers.
+fn is_for_the_gateway(frame: &[u8], addresses: &Addresses) -> bool {
+    let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
+    if ethernet.dst_addr().is_unicast() {
+        return ethernet.dst_addr().0 == HOST_MAC;
+    }
+    match wire::parse(frame) {
+        Some((_, Packet::Arp(ArpRepr::EthernetIpv4 { target_protocol_addr, .. }))) => {
+            [addresses.gateway, addresses.dns].contains(&target_protocol_addr)
+        }
+        Some((_, Packet::Udp(datagram))) => datagram.destination.port() == dhcp::SERVER_PORT,
+        _ => false,
+    }
 }
 
 /// A network without its thread, for fuzzing: it takes frames, makes answers, and reaches nothing of the host.

@@ -5,13 +5,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
+use super::addresses::Addresses;
 use super::link::Outgoing;
 use super::options::{Forward, NetError, Protocol};
 use super::poller::{Poller, Token};
 use super::stack::Stack;
 use super::tcp::TcpFlows;
 use super::wire::Datagram;
-use super::{GATEWAY, GUEST};
 
 /// Most peers of one UDP port; a further one replaces the one silent for longest.
 const MAX_PEERS: usize = 256;
@@ -22,6 +22,7 @@ const BURST: usize = 64;
 
 /// All forwards, listening.
 pub(super) struct Forwards {
+    addresses: Addresses,
     ports: BTreeMap<u64, (Forward, Port)>,
     /// Number of the next port.
     next: u64,
@@ -45,11 +46,11 @@ pub(super) struct Peer {
 
 impl Forwards {
     /// Listens on all ports.
-    pub(super) fn new(forwards: &[Forward]) -> Result<Self, NetError> {
+    pub(super) fn new(forwards: &[Forward], addresses: Addresses) -> Result<Self, NetError> {
         let open = |(number, forward): (u64, &Forward)| Ok((number, (*forward, Port::open(forward)?)));
         let ports: BTreeMap<_, _> = (0..).zip(forwards).map(open).collect::<Result<_, NetError>>()?;
         let next = ports.len() as u64;
-        Ok(Self { ports, next, due: Vec::new(), buffer: vec![0; usize::from(u16::MAX)] })
+        Ok(Self { addresses, ports, next, due: Vec::new(), buffer: vec![0; usize::from(u16::MAX)] })
     }
 
     /// Carries out what was asked for while the network works.
@@ -102,7 +103,7 @@ impl Forwards {
 
     /// A datagram from the guest that answers a peer; false if it isn't one.
     pub(super) fn answer(&mut self, datagram: &Datagram<'_>) -> bool {
-        if *datagram.destination.ip() != GATEWAY {
+        if *datagram.destination.ip() != self.addresses.gateway {
             return false;
         }
         for (_, port) in self.ports.values_mut() {
@@ -166,8 +167,9 @@ fn accept(
     for _ in 0..BURST {
         match listener.accept() {
             Ok((stream, _)) => {
-                stack.link.out.look_for(GUEST);
-                if let Err(error) = flows.accept(stack, poller, stream, SocketAddrV4::new(GUEST, guest)) {
+                let to = stack.link.out.addresses.guest;
+                stack.link.out.look_for(to);
+                if let Err(error) = flows.accept(stack, poller, stream, SocketAddrV4::new(to, guest)) {
                     log::debug!("forwarded connection to guest port {guest} dropped: {error}");
                 }
             }
@@ -190,9 +192,10 @@ fn receive(
     for _ in 0..BURST {
         match socket.recv_from(buffer) {
             Ok((length, address)) => {
-                out.look_for(GUEST);
-                let source = SocketAddrV4::new(GATEWAY, port_of(peers, address));
-                out.send_udp(source, SocketAddrV4::new(GUEST, guest), &buffer[..length]);
+                let Addresses { gateway, guest: to, .. } = out.addresses;
+                out.look_for(to);
+                let source = SocketAddrV4::new(gateway, port_of(peers, address));
+                out.send_udp(source, SocketAddrV4::new(to, guest), &buffer[..length]);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             // What an earlier answer met: not ours to tell the guest, which sees many peers at one address.
@@ -232,7 +235,7 @@ impl Outgoing {
         let request = ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Request,
             source_hardware_addr: EthernetAddress(super::HOST_MAC),
-            source_protocol_addr: GATEWAY,
+            source_protocol_addr: self.addresses.gateway,
             target_hardware_addr: EthernetAddress([0; 6]),
             target_protocol_addr: guest,
         };
@@ -262,7 +265,9 @@ mod tests {
     fn port_in_use_is_an_error_that_names_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let SocketAddr::V4(host) = listener.local_addr().unwrap() else { panic!("not IPv4") };
-        let error = Forwards::new(&[Forward { protocol: Protocol::Tcp, host, guest: 80 }]).err().unwrap();
+        let error = Forwards::new(&[Forward { protocol: Protocol::Tcp, host, guest: 80 }], Addresses::USER)
+            .err()
+            .unwrap();
         let text = error.to_string();
         assert!(text.contains(&host.to_string()) && text.contains("choose another port"), "{text}");
     }

@@ -11,6 +11,7 @@ use smoltcp::wire::{
 };
 
 use super::HOST_MAC;
+use super::addresses::Addresses;
 use super::wire::ETHERNET_HEADER;
 
 /// Bytes in an IPv4 header without options, and in a UDP header.
@@ -44,14 +45,16 @@ pub(super) struct Outgoing {
     pub(super) stalled: bool,
     /// The guest's hardware address: that of its last frame.
     pub(super) guest: EthernetAddress,
+    pub(super) addresses: Addresses,
     mtu: usize,
     /// Identification of the next fragmented packet.
     ident: u16,
 }
 
 impl Link {
-    pub(super) fn new(mtu: u16) -> Self {
+    pub(super) fn new(mtu: u16, addresses: Addresses) -> Self {
         let out = Outgoing {
+            addresses,
             frames: Vec::new(),
             spare: Vec::new(),
             bytes: 0,
@@ -92,6 +95,18 @@ impl Outgoing {
         header.set_ethertype(protocol);
         self.frames.push(frame);
         self.frames.last_mut().map(|frame| &mut frame[ETHERNET_HEADER..])
+    }
+
+    /// Passes on a frame that another machine made.
+    pub(super) fn pass(&mut self, frame: &[u8]) {
+        if self.bytes >= HARD_LIMIT || frame.len() > ETHERNET_HEADER + self.mtu {
+            return;
+        }
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(frame);
+        self.bytes += copy.len();
+        self.frames.push(copy);
     }
 
     /// Sends an ARP packet.

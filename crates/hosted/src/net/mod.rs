@@ -12,6 +12,9 @@
 //! Not for IPv6: its frames are dropped, the guest finds no router and stays with IPv4. Not for multicast, and
 //! not for IP options or fragmented TCP.
 //!
+//! On a *named* network ([`PrivateNetwork`]) there are other machines too, each with a gateway of its own: `member` says who
+//! they are, `cable` carries frames between them, `names` answers DNS queries for them.
+//!
 //! One thread per network does all of it: `engine` is its loop; `tcp`, `datagram`, `forward`, `dhcp` and
 //! `resolver` are what it knows; `wire` reads frames, `link` makes them, and carries IP packets for smoltcp,
 //! the TCP implementation that faces the guest.
@@ -19,12 +22,16 @@
 //! Memory is bounded: numbers of flows, bytes in each flow's buffers and bytes of queued frames have limits.
 //! TCP that meets a limit waits (its window closes); datagrams that meet one are dropped.
 
+mod addresses;
+mod cable;
 mod datagram;
 mod dhcp;
 mod engine;
 mod forward;
 mod fragment;
 mod link;
+mod member;
+mod names;
 mod options;
 mod poller;
 mod ports;
@@ -39,33 +46,15 @@ mod wire;
 mod tests;
 
 #[doc(hidden)]
+pub use cable::take_datagram;
+#[doc(hidden)]
 pub use engine::Isolated;
+pub use member::{Member, NUMBERS, PrivateNetwork, members};
+#[doc(hidden)]
+pub use names::answer_query;
 pub use options::{Forward, NetError, NetOptions, ParseForwardError, Protocol};
 pub use ports::Ports;
 pub use user::UserNetwork;
 
-use std::net::Ipv4Addr;
-
-/// The gateway: it answers pings, and its TCP and UDP ports are the host's at 127.0.0.1.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// The DNS server: queries go on to the host's resolvers.
-const DNS_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-/// The address leased to the guest; forwards lead there.
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-/// Bits of the network prefix.
-const PREFIX: u8 = 24;
 /// Hardware address of the gateway and the DNS server: locally administered, from their address.
 const HOST_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
-
-/// Whether an address belongs to the guest's own network.
-fn is_local(address: Ipv4Addr) -> bool {
-    address.octets()[..3] == GATEWAY.octets()[..3]
-}
-
-/// Whether the guest may use `address` as its own.
-fn is_guest(address: Ipv4Addr) -> bool {
-    is_local(address)
-        && address != GATEWAY
-        && address != DNS_SERVER
-        && !matches!(address.octets()[3], 0 | 255)
-}

@@ -4,12 +4,15 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
+use std::sync::Arc;
+
+use super::member::Member;
 
 /// Smallest MTU that IPv4 allows a host to be asked for (RFC 791: 576), and the largest.
 const MTU_RANGE: std::ops::RangeInclusive<u16> = 576..=65521;
 
 /// What a network offers to its guest.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct NetOptions {
     /// Ports of the host that lead to the guest.
     pub forwards: Vec<Forward>,
@@ -22,11 +25,20 @@ pub struct NetOptions {
     pub mtu: u16,
     /// DNS servers that answer for 10.0.2.3; empty takes those of the host's `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
+    /// The named network that the guest shares with others; else it has one for itself.
+    pub member: Option<Arc<Member>>,
 }
 
 impl Default for NetOptions {
     fn default() -> Self {
-        Self { forwards: Vec::new(), hostname: None, restrict: false, mtu: 1500, resolvers: Vec::new() }
+        Self {
+            forwards: Vec::new(),
+            hostname: None,
+            restrict: false,
+            mtu: 1500,
+            resolvers: Vec::new(),
+            member: None,
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Token {
     Datagram(u64),
     /// A forward.
     Forward(u64),
+    /// Other machines on a named network.
+    Cable,
 }
 
 /// Bits of a token's number, below those of its kind.
@@ -32,6 +34,7 @@ impl Token {
             Self::Tcp(number) => (1, number),
             Self::Datagram(number) => (2, number),
             Self::Forward(number) => (3, number),
+            Self::Cable => (4, 0),
         };
         kind << NUMBER_BITS | number
     }
@@ -42,7 +45,8 @@ impl Token {
             0 => Self::Bell,
             1 => Self::Tcp(number),
             2 => Self::Datagram(number),
-            _ => Self::Forward(number),
+            3 => Self::Forward(number),
+            _ => Self::Cable,
         }
     }
 }

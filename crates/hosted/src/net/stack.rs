@@ -6,8 +6,8 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Packet, Ipv4Repr};
 use smoltcp::wire::{Icmpv4DstUnreachable, Icmpv4Repr};
 
+use super::addresses::Addresses;
 use super::link::Link;
-use super::{GATEWAY, PREFIX};
 
 /// Bytes of a packet's payload that an ICMP error quotes (RFC 792).
 const QUOTED: usize = 8;
@@ -22,17 +22,17 @@ pub(super) struct Stack {
 
 impl Stack {
     /// `seed` makes sequence numbers unpredictable.
-    pub(super) fn new(mtu: u16, seed: u64) -> Self {
-        let mut link = Link::new(mtu);
+    pub(super) fn new(mtu: u16, seed: u64, own: Addresses) -> Self {
+        let mut link = Link::new(mtu, own);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut link, Instant::ZERO);
         interface.set_any_ip(true);
         // Neither can fail: the tables have room for at least one entry.
         interface.update_ip_addrs(|addresses| {
-            let _ = addresses.push(IpCidr::new(GATEWAY.into(), PREFIX));
+            let _ = addresses.push(IpCidr::new(own.gateway.into(), Addresses::PREFIX));
         });
-        let _ = interface.routes_mut().add_default_ipv4_route(GATEWAY);
+        let _ = interface.routes_mut().add_default_ipv4_route(own.gateway);
         Self { interface, link, now: Instant::ZERO, start: std::time::Instant::now() }
     }
 
@@ -69,6 +69,6 @@ impl Stack {
         let payload = packet.payload();
         let data = &payload[..payload.len().min(QUOTED)];
         let message = Icmpv4Repr::DstUnreachable { reason, header, data };
-        self.link.out.send_icmp(GATEWAY, header.src_addr, &message);
+        self.link.out.send_icmp(self.link.out.addresses.gateway, header.src_addr, &message);
     }
 }

@@ -80,6 +80,7 @@ impl Sandbox {
             descriptors: limits::DESCRIPTORS,
         };
         for options in &machine.disks {
+            options.check_free()?;
             let access = if options.read_only { Access::Read } else { Access::Write };
             sandbox = sandbox.allow(&options.path, access, "a disk");
             for path in disk::backing_files(options)? {
@@ -98,8 +99,11 @@ impl Sandbox {
             sandbox.needs.push(Need::Shares);
             sandbox.descriptors += share::DESCRIPTORS;
         }
-        if machine.network.is_some() {
+        if let Some(options) = &machine.network {
             sandbox.needs.push(Need::Network);
+            if let Some(member) = &options.member {
+                sandbox = sandbox.allow(member.directory(), Access::List, "machines on its network");
+            }
             sandbox = sandbox.allow(files::resolver(), Access::Read, "the host's DNS servers");
         }
         if let Some(store) = &machine.translator.store {

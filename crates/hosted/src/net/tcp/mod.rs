@@ -9,7 +9,7 @@ mod splice;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -144,7 +144,7 @@ impl TcpFlows {
             return Err(io::Error::other("too many connections"));
         }
         let id = self.next_id();
-        let key = Key { guest, remote: self.free_remote(guest)? };
+        let key = Key { guest, remote: self.free_remote(guest, stack.link.out.addresses.gateway)? };
         let splice = Splice::new(|socket| {
             let (to, from) = (endpoint(guest), endpoint(key.remote));
             socket.connect(stack.interface.context(), to, from)
@@ -309,13 +309,13 @@ impl TcpFlows {
     }
 
     /// A port of the gateway that has no connection with `guest` yet.
-    fn free_remote(&mut self, guest: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    fn free_remote(&mut self, guest: SocketAddrV4, gateway: Ipv4Addr) -> io::Result<SocketAddrV4> {
         for _ in DYNAMIC_PORTS {
             self.last_port = match self.last_port.wrapping_add(1) {
                 port if DYNAMIC_PORTS.contains(&port) => port,
                 _ => *DYNAMIC_PORTS.start(),
             };
-            let remote = SocketAddrV4::new(super::GATEWAY, self.last_port);
+            let remote = SocketAddrV4::new(gateway, self.last_port);
             if !self.ids.contains_key(&Key { guest, remote }) {
                 return Ok(remote);
             }

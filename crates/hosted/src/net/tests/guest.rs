@@ -11,7 +11,8 @@ use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
-use crate::net::{GATEWAY, GUEST, NetOptions, UserNetwork};
+use super::{GATEWAY, GUEST};
+use crate::net::{NetOptions, UserNetwork};
 
 const MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 /// Longer than anything on loopback takes, even on a busy machine.

@@ -8,17 +8,19 @@ use smoltcp::wire::{
     IpProtocol, Ipv4Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
+use super::{DNS_SERVER, GATEWAY, GUEST};
 use super::{Guest, pattern, udp_socket};
+use crate::net::NetOptions;
+use crate::net::addresses::Addresses;
 use crate::net::engine::Isolated;
 use crate::net::fragment::Reassembly;
 use crate::net::link::{Link, Outgoing};
 use crate::net::wire::{self, Packet};
-use crate::net::{DNS_SERVER, GATEWAY, GUEST, NetOptions};
 use rvisor_waist::NetBackend;
 
 /// Frames as a guest makes them.
 fn frames(mtu: u16, make: impl FnOnce(&mut Outgoing)) -> Vec<Vec<u8>> {
-    let mut link = Link::new(mtu);
+    let mut link = Link::new(mtu, Addresses::USER);
     make(&mut link.out);
     link.out.frames
 }

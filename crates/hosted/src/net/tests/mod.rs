@@ -2,6 +2,7 @@
 
 mod guest;
 mod hostile;
+mod private;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -12,7 +13,12 @@ use smoltcp::socket::{dhcpv4, tcp};
 use smoltcp::wire::IpAddress;
 
 use self::guest::Guest;
+use super::addresses::Addresses;
 use super::*;
+
+pub(super) const GATEWAY: Ipv4Addr = Addresses::USER.gateway;
+pub(super) const DNS_SERVER: Ipv4Addr = Addresses::USER.dns;
+pub(super) const GUEST: Ipv4Addr = Addresses::USER.guest;
 
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,0 +1,220 @@
+//! Frames between the members of a named network, as datagrams over their sockets.
+//!
+//! A datagram carries as many frames as are ready: each one's length (16 bits, little-endian) and its bytes. A host
+//! lets few datagrams wait at a socket; what doesn't fit waits here for a moment, and is lost if the other machine
+//! doesn't take it, as on a busy cable.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smoltcp::wire::{ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Ipv4Packet};
+
+use super::member::{Member, mac};
+use super::names;
+
+/// Bytes of a datagram that is full.
+const FULL: usize = 48 << 10;
+/// Most bytes that wait for a member.
+const WAITING: usize = 2 << 20;
+/// How long they wait for one that takes nothing.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long it takes to try again.
+pub(super) const PAUSE: Duration = Duration::from_micros(500);
+/// How long what was seen in the directory holds.
+const FRESH: Duration = Duration::from_millis(500);
+/// Datagrams taken before others get their turn.
+const BURST: usize = 64;
+/// Longest datagram: a full one, and a frame on top.
+const LONGEST: usize = FULL + (64 << 10) + 2;
+
+/// What waits for a member.
+#[derive(Default)]
+struct Outbox {
+    datagrams: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Since when it takes nothing.
+    stuck: Option<Instant>,
+}
+
+/// The machine's end of the network.
+pub(super) struct Cable {
+    member: Arc<Member>,
+    outboxes: BTreeMap<u8, Outbox>,
+    others: Seen<Vec<u8>>,
+    names: Seen<Vec<(String, u8)>>,
+    buffer: Vec<u8>,
+    /// Whether more datagrams may wait.
+    pub(super) is_due: bool,
+}
+
+/// Something looked up a moment ago.
+struct Seen<T>(Option<(Instant, T)>);
+
+impl<T> Seen<T> {
+    fn get(&mut self, look: impl FnOnce() -> T) -> &T {
+        let old = self.0.take().filter(|(at, _)| at.elapsed() < FRESH);
+        &self.0.insert(old.unwrap_or_else(|| (Instant::now(), look()))).1
+    }
+}
+
+impl Cable {
+    pub(super) fn new(member: &Arc<Member>) -> Self {
+        Self {
+            member: Arc::clone(member),
+            outboxes: BTreeMap::new(),
+            others: Seen(None),
+            names: Seen(None),
+            buffer: vec![0; LONGEST],
+            is_due: false,
+        }
+    }
+
+    /// Whether something waits for a member.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.outboxes.is_empty()
+    }
+
+    /// The answer to a DNS query about members; `None` for one about others.
+    pub(super) fn answer(&mut self, query: &[u8]) -> Option<Vec<u8>> {
+        let Self { member, names, .. } = self;
+        let [a, b, c] = member.network.prefix;
+        names::answer(query, &member.network.name, |name| {
+            let known = names.get(|| member.names());
+            let found = known.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
+            found.map(|(_, number)| [a, b, c, *number])
+        })
+    }
+
+    /// Takes a frame from the guest, which goes out with [`flush`](Self::flush). One that has another's address is
+    /// dropped.
+    pub(super) fn send(&mut self, frame: &[u8]) {
+        let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return };
+        if ethernet.src_addr().0 != self.member.mac() {
+            return;
+        }
+        let to = ethernet.dst_addr();
+        let [x, y, a, b, c, number] = to.0;
+        if !to.is_unicast() {
+            let Self { member, others, .. } = self;
+            for number in others.get(|| member.others()).clone() {
+                self.put(number, frame);
+            }
+        } else if mac([a, b, c], number)[..2] == [x, y] && [a, b, c] == self.member.network.prefix {
+            self.put(number, frame);
+        }
+    }
+
+    fn put(&mut self, number: u8, frame: &[u8]) {
+        let Ok(length) = u16::try_from(frame.len()) else { return };
+        let outbox = self.outboxes.entry(number).or_default();
+        if outbox.bytes + frame.len() > WAITING {
+            return;
+        }
+        outbox.bytes += frame.len() + 2;
+        let is_full = |last: &Vec<u8>| last.len() + frame.len() + 2 > FULL;
+        if outbox.datagrams.back().is_none_or(is_full) {
+            outbox.datagrams.push_back(Vec::new());
+        }
+        if let Some(last) = outbox.datagrams.back_mut() {
+            last.extend(length.to_le_bytes());
+            last.extend(frame);
+        }
+    }
+
+    /// Sends what members take.
+    pub(super) fn flush(&mut self) {
+        let member = &self.member;
+        self.outboxes.retain(|number, outbox| {
+            let path = member.socket_of(*number);
+            while let Some(datagram) = outbox.datagrams.front() {
+                match member.socket.send_to(datagram, &path) {
+                    Ok(_) => {
+                        outbox.bytes -= datagram.len();
+                        outbox.stuck = None;
+                        outbox.datagrams.pop_front();
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        let since = *outbox.stuck.get_or_insert_with(Instant::now);
+                        return since.elapsed() < PATIENCE;
+                    }
+                    // Nobody is there.
+                    Err(_) => return false,
+                }
+            }
+            false
+        });
+    }
+
+    /// Takes what has come, and gives each frame that is the guest's to `deliver`.
+    pub(super) fn receive(&mut self, mut deliver: impl FnMut(&[u8])) {
+        self.is_due = false;
+        for _ in 0..BURST {
+            let (length, sender) = match self.member.socket.recv_from(&mut self.buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => continue,
+            };
+            let Some(number) = sender.as_pathname().and_then(|path| self.member.number_of(path)) else {
+                continue;
+            };
+            let own = self.member.mac();
+            frames(&self.buffer[..length], |frame| {
+                if is_from(frame, self.member.network.prefix, number) && is_for(frame, own) {
+                    deliver(frame);
+                }
+            });
+        }
+        self.is_due = true;
+    }
+}
+
+/// What a member of 10.89.0.0/24 with number 11 makes of a datagram that number 10 sent, for fuzzing: how many frames.
+#[doc(hidden)]
+pub fn take_datagram(datagram: &[u8]) -> usize {
+    let (prefix, mut taken) = ([10, 89, 0], 0);
+    frames(datagram, |frame| {
+        taken += usize::from(is_from(frame, prefix, 10) && is_for(frame, mac(prefix, 11)));
+    });
+    taken
+}
+
+/// Cuts a datagram into frames; what is left over is nothing.
+pub(super) fn frames(mut datagram: &[u8], mut take: impl FnMut(&[u8])) {
+    while let Some((length, rest)) = datagram.split_first_chunk() {
+        let Some((frame, rest)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))) else {
+            return;
+        };
+        take(frame);
+        datagram = rest;
+    }
+}
+
+/// Whether a frame carries the addresses of the member that sent it.
+fn is_from(frame: &[u8], prefix: [u8; 3], number: u8) -> bool {
+    let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
+    let [a, b, c] = prefix;
+    let address = std::net::Ipv4Addr::new(a, b, c, number);
+    let is_own = match ethernet.ethertype() {
+        EthernetProtocol::Arp => {
+            let arp = ArpPacket::new_checked(ethernet.payload()).and_then(|packet| ArpRepr::parse(&packet));
+            // Without an address of its own yet, it asks whether somebody has the one that it wants (RFC 5227).
+            matches!(arp, Ok(ArpRepr::EthernetIpv4 { source_protocol_addr, source_hardware_addr, .. })
+                if source_hardware_addr.0 == mac(prefix, number)
+                    && (source_protocol_addr == address || source_protocol_addr.is_unspecified()))
+        }
+        EthernetProtocol::Ipv4 => {
+            Ipv4Packet::new_checked(ethernet.payload()).is_ok_and(|packet| packet.src_addr() == address)
+        }
+        EthernetProtocol::Ipv6 => true,
+        _ => false,
+    };
+    is_own && ethernet.src_addr().0 == mac(prefix, number)
+}
+
+/// Whether a frame is for this hardware address, or for all.
+fn is_for(frame: &[u8], own: [u8; 6]) -> bool {
+    let to = EthernetFrame::new_unchecked(frame).dst_addr();
+    to.0 == own || !to.is_unicast()
+}

@@ -1,0 +1,173 @@
+//! A machine's place on a named network: a number, and a socket over which other machines' frames come.
+//!
+//! The network is a directory of the store. A member holds the lock on the file that has its number for a name, and
+//! in which its name is written, and is bound to the datagram socket `ID-NUMBER` beside it. Number and prefix make
+//! its IP address and its hardware address, so that nobody has to ask who is where. A frame goes straight to the
+//! socket of the member that it is for; one for all goes to every socket there is. There is no switch, and nobody
+//! who would have to be there.
+//!
+//! A member's process can't make Unix sockets once it is confined, so the address that a datagram comes from tells
+//! truly who sent it: members take no frames with others' addresses, and none from another network's members.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use super::addresses::Addresses;
+
+/// Numbers that members have; those below are the gateway's and the DNS server's, and some to spare.
+pub const NUMBERS: std::ops::RangeInclusive<u8> = 10..=254;
+
+/// Begins the hardware addresses of members: locally administered.
+const MAC: [u8; 2] = [0x52, 0x56];
+
+/// A named network.
+#[derive(Clone, Debug)]
+pub struct PrivateNetwork {
+    /// Its name.
+    pub name: String,
+    /// What its members' sockets are told by from those of other networks: letters and digits.
+    pub id: String,
+    /// The first three bytes of its addresses.
+    pub prefix: [u8; 3],
+    /// Whether nothing leads out of it.
+    pub internal: bool,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// A machine on a named network. Dropping it gives its number free.
+#[derive(Debug)]
+pub struct Member {
+    pub(super) network: PrivateNetwork,
+    pub(super) number: u8,
+    pub(super) socket: UnixDatagram,
+    directory: File,
+    _claim: File,
+}
+
+impl Member {
+    /// Joins `network` as `name`.
+    ///
+    /// # Errors
+    /// If all numbers are taken, or the host refuses.
+    pub fn join(network: &PrivateNetwork, name: &str) -> io::Result<Self> {
+        let directory = File::open(&network.path)?;
+        let (number, claim) = claim(&network.path, name)?;
+        let path = in_directory(&directory, &socket_name(&network.id, number));
+        // A process that was killed left it: the lock is ours.
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { network: network.clone(), number, socket, directory, _claim: claim })
+    }
+
+    /// Its hardware address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        mac(self.network.prefix, self.number)
+    }
+
+    /// Its IP address.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.addresses().guest
+    }
+
+    /// Where its network is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.network.path
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses::shared(self.network.prefix, self.number)
+    }
+
+    /// Where member `number` takes frames.
+    pub(super) fn socket_of(&self, number: u8) -> PathBuf {
+        in_directory(&self.directory, &socket_name(&self.network.id, number))
+    }
+
+    /// The member whose socket has this path; `None` if it isn't one of this network.
+    pub(super) fn number_of(&self, path: &Path) -> Option<u8> {
+        let (id, number) = path.file_name()?.to_str()?.rsplit_once('-')?;
+        number.parse().ok().filter(|_| id == self.network.id)
+    }
+
+    /// Numbers of members that there are or were.
+    pub(super) fn others(&self) -> Vec<u8> {
+        let Ok(entries) = fs::read_dir(in_directory(&self.directory, "")) else { return Vec::new() };
+        let numbers = entries.flatten().filter_map(|entry| self.number_of(Path::new(&entry.file_name())));
+        numbers.filter(|number| *number != self.number).collect()
+    }
+
+    /// Members by name, this one too.
+    pub(super) fn names(&self) -> Vec<(String, u8)> {
+        members(&in_directory(&self.directory, ""))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // In its sandbox it can't; then who takes the number next removes it.
+        let _ = fs::remove_file(self.socket_of(self.number));
+    }
+}
+
+/// The hardware address of a member.
+pub(super) fn mac([a, b, c]: [u8; 3], number: u8) -> [u8; 6] {
+    [MAC[0], MAC[1], a, b, c, number]
+}
+
+fn socket_name(id: &str, number: u8) -> String {
+    format!("{id}-{number}")
+}
+
+/// Short enough for a socket's address, wherever the directory is.
+fn in_directory(directory: &File, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
+/// The members of a network that are there, by name.
+#[must_use]
+pub fn members(directory: &Path) -> Vec<(String, u8)> {
+    let mut members = Vec::new();
+    for number in NUMBERS {
+        let path = directory.join(number.to_string());
+        let Ok(file) = File::open(&path) else { continue };
+        // Free: nobody is there.
+        if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            continue;
+        }
+        if let Ok(name) = fs::read_to_string(&path) {
+            members.push((name.trim_end().to_owned(), number));
+        }
+    }
+    members
+}
+
+/// Takes a number: the one that this name had before, if it is free.
+fn claim(directory: &Path, name: &str) -> io::Result<(u8, File)> {
+    let had = |number: &u8| {
+        fs::read_to_string(directory.join(number.to_string())).is_ok_and(|text| text.trim_end() == name)
+    };
+    let unused = |number: &u8| !directory.join(number.to_string()).exists();
+    let candidates = NUMBERS.filter(had).chain(NUMBERS.filter(unused)).chain(NUMBERS);
+    for number in candidates {
+        let path = directory.join(number.to_string());
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                fs::write(&path, format!("{name}\n"))?;
+                return Ok((number, file));
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::other("all its addresses are taken"))
+}

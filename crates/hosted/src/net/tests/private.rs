@@ -1,0 +1,175 @@
+//! Machines on named networks: who hears whom.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rvisor_waist::NetBackend;
+use smoltcp::wire::{EthernetAddress, EthernetProtocol, Ipv4Packet, Ipv4Repr};
+
+use crate::net::{Member, NetOptions, PrivateNetwork, UserNetwork};
+
+/// A machine of which the test is the guest.
+struct Machine {
+    member: Arc<Member>,
+    card: UserNetwork,
+}
+
+fn network(directory: &Path, name: &str, internal: bool) -> PrivateNetwork {
+    let path = directory.join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    let prefix = [10, 89, name.len() as u8];
+    PrivateNetwork { name: name.into(), id: format!("{name}0id"), prefix, internal, path }
+}
+
+impl Machine {
+    fn new(network: &PrivateNetwork, name: &str) -> Self {
+        let member = Arc::new(Member::join(network, name).unwrap());
+        let options = NetOptions { member: Some(Arc::clone(&member)), ..NetOptions::default() };
+        let card = UserNetwork::new(&options, Arc::new(|| ())).unwrap();
+        Self { member, card }
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        self.card.send(frame);
+    }
+
+    /// The next frame, if one comes in time.
+    fn receive(&mut self, patience: Duration) -> Option<Vec<u8>> {
+        let (deadline, mut frame) = (Instant::now() + patience, Vec::new());
+        while !self.card.receive(&mut frame) {
+            if Instant::now() > deadline {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Some(frame)
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+/// What doesn't come within this after something that came isn't coming.
+const SHORT: Duration = Duration::from_millis(100);
+
+fn frame(from: [u8; 6], to: [u8; 6], kind: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&to[..], &from[..], &u16::from(kind).to_be_bytes(), payload].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// A packet of UDP between two addresses.
+fn packet(from: Ipv4Addr, to: Ipv4Addr, ports: [u16; 2], data: &[u8]) -> Vec<u8> {
+    let mut udp =
+        [ports[0].to_be_bytes(), ports[1].to_be_bytes(), (8 + data.len() as u16).to_be_bytes(), [0; 2]]
+            .concat();
+    udp.extend(data);
+    let header = Ipv4Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header: smoltcp::wire::IpProtocol::Udp,
+        payload_len: udp.len(),
+        hop_limit: 64,
+    };
+    let mut bytes = vec![0; header.buffer_len() + udp.len()];
+    header.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[..]), &Default::default());
+    bytes[header.buffer_len()..].copy_from_slice(&udp);
+    bytes
+}
+
+fn ip(from: &Member, to: &Member, data: &[u8]) -> Vec<u8> {
+    frame(from.mac(), to.mac(), EthernetProtocol::Ipv4, &packet(from.address(), to.address(), [7, 7], data))
+}
+
+#[test]
+fn members_of_a_network_hear_each_other_and_nobody_else_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lab, other) = (network(directory.path(), "lab", false), network(directory.path(), "other", false));
+    let (mut web, mut db, mut third) =
+        (Machine::new(&lab, "web"), Machine::new(&lab, "db"), Machine::new(&lab, "third"));
+    let mut stranger = Machine::new(&other, "web");
+
+    let to_db = ip(&web.member, &db.member, b"hello");
+    web.send(&to_db);
+    assert_eq!(db.receive(LONG).unwrap(), to_db);
+    let to_all = frame(web.member.mac(), [0xff; 6], EthernetProtocol::Ipv6, b"all");
+    web.send(&to_all);
+    assert_eq!((db.receive(LONG).unwrap(), third.receive(LONG).unwrap()), (to_all.clone(), to_all));
+    // To a stranger's address, it isn't even sent.
+    web.send(&ip(&web.member, &stranger.member, b"hello"));
+    assert_eq!(stranger.receive(SHORT), None);
+    assert_eq!((web.receive(SHORT), third.receive(SHORT)), (None, None));
+}
+
+#[test]
+fn frames_with_anothers_address_are_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lab, other) = (network(directory.path(), "lab", false), network(directory.path(), "other", false));
+    let (mut web, mut db, third) =
+        (Machine::new(&lab, "web"), Machine::new(&lab, "db"), Machine::new(&lab, "third"));
+    // By the sender's process, and if that doesn't, by the receiver's.
+    let as_third = ip(&third.member, &db.member, b"lie");
+    web.send(&as_third);
+    let with_wrong_ip = {
+        let body = packet(third.member.address(), db.member.address(), [7, 7], b"lie");
+        frame(web.member.mac(), db.member.mac(), EthernetProtocol::Ipv4, &body)
+    };
+    web.send(&with_wrong_ip);
+    let truth = ip(&web.member, &db.member, b"truth");
+    let datagram = |frame: &[u8]| [&(frame.len() as u16).to_le_bytes(), frame].concat();
+    let place = web.member.socket_of(db.member.number);
+    for sent in [&as_third, &truth] {
+        web.member.socket.send_to(&datagram(sent), &place).unwrap();
+    }
+    assert_eq!(db.receive(LONG).unwrap(), truth);
+    // A member of another network who knows where the socket is.
+    let stranger = Member::join(&other, "web").unwrap();
+    let there = lab.path.join(format!("{}-{}", lab.id, db.member.number));
+    stranger.socket.send_to(&datagram(&truth), there).unwrap();
+    let last = ip(&web.member, &db.member, b"last");
+    web.send(&last);
+    assert_eq!(db.receive(LONG).unwrap(), last);
+}
+
+#[test]
+fn more_than_the_host_lets_wait_arrives_if_it_is_taken() {
+    const COUNT: u32 = 2000;
+    let directory = tempfile::tempdir().unwrap();
+    let lab = network(directory.path(), "lab", false);
+    let (mut web, mut db) = (Machine::new(&lab, "web"), Machine::new(&lab, "db"));
+    // Less than may wait for a member, and far more datagrams than its socket takes.
+    for number in 0..COUNT {
+        let sent = ip(&web.member, &db.member, &[&number.to_le_bytes()[..], &[0; 800]].concat());
+        web.send(&sent);
+    }
+    for number in 0..COUNT {
+        let received = db.receive(LONG).expect("all of it");
+        assert_eq!(received[42..46], number.to_le_bytes());
+    }
+}
+
+#[test]
+fn names_of_members_are_answered_and_on_an_internal_network_no_others() {
+    let query = |name: &str| {
+        let mut bytes = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8];
+        bytes.extend(name.bytes());
+        bytes.extend([0, 0, 1, 0, 1]);
+        bytes
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let lab = network(directory.path(), "lab", true);
+    let (mut web, db) = (Machine::new(&lab, "web"), Machine::new(&lab, "db"));
+    let mut ask = |name| {
+        let dns = Ipv4Addr::new(10, 89, 3, 2);
+        let body = packet(web.member.address(), dns, [5000, 53], &query(name));
+        let asked = frame(web.member.mac(), crate::net::HOST_MAC, EthernetProtocol::Ipv4, &body);
+        web.send(&asked);
+        let answer = web.receive(LONG).expect("an answer");
+        assert_eq!(answer[..6], EthernetAddress(web.member.mac()).0);
+        answer[42..].to_vec()
+    };
+    let answer = ask("db");
+    assert_eq!(answer[answer.len() - 4..], db.member.address().octets());
+    assert_eq!(ask("example")[3] & 15, 3, "there is no such name");
+}
