@@ -9,6 +9,7 @@ use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
 use rvisor_machine::{Backends, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
 use rvisor_translator::Translator;
 use rvisor_virtio::Transport;
+use rvisor_virtio::balloon::Balloon;
 use rvisor_virtio::blk::Blk;
 use rvisor_virtio::console::Console;
 use rvisor_virtio::net::Net;
@@ -383,6 +384,10 @@ fn slots(
         Transport::new(Rng::new(Box::new(entropy)), memory, line)
     }));
     slots.extend(shares(config, memory)?);
+    // It can be done without where disks take all slots.
+    if slots.len() < VIRTIO_SLOTS as usize {
+        slots.push(Slot::new(Vec::new(), |memory, line| Transport::new(Balloon::new(), memory, line)));
+    }
     Ok((slots, counters, forwards))
 }
 

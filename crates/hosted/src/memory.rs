@@ -330,6 +330,26 @@ impl GuestMemory for HostMemory {
         self.note_write(address, length);
         Ok(())
     }
+
+    fn release(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
+        let start = self.pointer(address, length)?.as_ptr();
+        // What a file stands behind is compared with it, or shared.
+        if self.journal.is_some() || self.file.is_some() {
+            return Ok(());
+        }
+        let page = rustix::param::page_size();
+        let skipped = start.addr().next_multiple_of(page) - start.addr();
+        let whole = (length as usize).saturating_sub(skipped) / page * page;
+        if whole > 0 {
+            self.note_write(address, length);
+            // SAFETY: inside the mapping, which stays; whole pages of it read as zeros from now on.
+            let released = unsafe { madvise(start.add(skipped).cast(), whole, Advice::LinuxDontNeed) };
+            if let Err(error) = released {
+                log::warn!("the host doesn't take memory back: {error}");
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -340,6 +360,23 @@ mod tests {
 
     fn memory() -> HostMemory {
         HostMemory::new(BASE, 0x10_0000).expect("the host has a mebibyte")
+    }
+
+    #[test]
+    fn released_memory_is_the_hosts_again_and_reads_as_zeros() {
+        let memory = HostMemory::new(BASE, 64 << 20).unwrap();
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            text.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * rustix::param::page_size() as i64
+        };
+        memory.write(BASE, &vec![7; 64 << 20]).unwrap();
+        let before = resident();
+        memory.release(BASE.offset(1), (64 << 20) - 1).unwrap();
+        assert!(before - resident() > 50 << 20);
+        assert_eq!(memory.load::<u8>(BASE.offset(8192)), Ok(0));
+        // What isn't a whole page stays.
+        assert_eq!(memory.load::<u8>(BASE), Ok(7));
+        assert!(memory.release(BASE.offset(64 << 20), 1).is_err() && memory.release(BASE, u64::MAX).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 mod empty;

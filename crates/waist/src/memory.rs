@@ -106,6 +106,13 @@ pub trait GuestMemory: Send + Sync {
     /// Sets `length` bytes to zero.
     fn zero(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange>;
 
+    /// The guest doesn't need what is in `length` bytes any more: from now on they hold what they held or zeros, until
+    /// they are written to. Who can gives their memory to others.
+    fn release(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
+        let (range, end) = (self.range(), address.0.checked_add(length).ok_or(OutOfRange)?);
+        if address < range.start || end > range.end.0 { Err(OutOfRange) } else { Ok(()) }
+    }
+
     /// Where writes to pages with translated code are noted, if this memory does that. All methods that write
     /// then do.
     fn code_pages(&self) -> Option<&CodePages> {

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, InterruptLine, OutOfRange, Word};
 use spin::Mutex;
@@ -12,13 +12,19 @@ use spin::Mutex;
 pub const RAM: GuestPhysical = GuestPhysical(0x8000_0000);
 
 /// RAM in a vector behind a lock: slow and simple.
-pub struct TestMemory(Mutex<Vec<u8>>);
+pub struct TestMemory(Mutex<Vec<u8>>, AtomicU64);
 
 impl TestMemory {
     /// `size` bytes of zeros from [`RAM`] on.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self(Mutex::new(vec![0; size]))
+        Self(Mutex::new(vec![0; size]), AtomicU64::new(0))
+    }
+
+    /// How many bytes have been released.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.1.load(Ordering::SeqCst)
     }
 
     fn with<R>(
@@ -105,6 +111,12 @@ impl GuestMemory for TestMemory {
     fn zero(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
         let length = usize::try_from(length).map_err(|_| OutOfRange)?;
         self.with(address, length, |bytes| bytes.fill(0))
+    }
+
+    fn release(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
+        self.zero(address, length)?;
+        self.1.fetch_add(length, Ordering::SeqCst);
+        Ok(())
     }
 }
 
