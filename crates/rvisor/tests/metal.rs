@@ -203,7 +203,7 @@ fn processors_are_shared_by_weight_and_cap_and_idle_guests_cost_nothing() {
 #[test]
 fn prompt_lists_pauses_and_stops_guests() {
     let directory = tempfile::tempdir().expect("a directory");
-    let idle = |name| table(name, "kernel", "append = 'kernel=idle'");
+    let idle = |name| table(name, "kernel", "append = 'kernel=sleep'");
     let description = [idle("one"), idle("two"), table("later", "kernel", "start = false")];
     let bundle = bundle(directory.path(), &description.concat());
     let mut terminal = Terminal::start(&mut run(&bundle, &["--memory", "256M"]));

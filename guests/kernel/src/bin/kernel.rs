@@ -2,7 +2,7 @@
 //! own system calls, page faults, context switches and interrupts cost, and powers off.
 //!
 //! Words on its command line: `spin` works until ten seconds after the hardware's start and does nothing else; `idle` sleeps that
-//! long; `work` checks its disk again and again meanwhile, and says when something is wrong.
+//! long, `sleep` for ever; `work` checks its disk again and again meanwhile, and says when something is wrong.
 #![no_std]
 #![no_main]
 
@@ -68,6 +68,9 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     if has_word(device_tree, "kernel=idle") {
         sleep_until(END);
         sbi::power_off(false);
+    }
+    if has_word(device_tree, "kernel=sleep") {
+        sleep_until(u64::MAX);
     }
     let disk = Disk::find();
     if has_word(device_tree, "kernel=work") {
