@@ -234,40 +234,46 @@ impl Hart {
     /// Where the page tables lead from an address now, whatever the access would be allowed to do. Changes nothing.
     /// In a virtual machine, whose tables are two on top of each other, the answer is empty.
     pub fn inspect_translation<M: GuestMemory>(&self, memory: &M, address: GuestVirtual) -> Walk {
-        let mode = TranslationMode::of_satp(self.csr.satp).unwrap_or(TranslationMode::Bare);
-        let mut walk = Walk { steps: Vec::new(), physical: None };
         if self.virtualized {
-            return walk;
+            return Walk { steps: Vec::new(), physical: None };
         }
-        if self.privilege == Privilege::Machine || mode == TranslationMode::Bare {
-            walk.physical = Some((GuestPhysical(address.0), PAGE_SIZE));
-            return walk;
-        }
-        let unused = 64 - (12 + 9 * mode.levels());
-        if ((address.0 << unused) as i64 >> unused) as u64 != address.0 {
-            return walk;
-        }
-        let mut table = (self.csr.satp & satp::PPN) * PAGE_SIZE;
-        for level in (0..mode.levels()).rev() {
-            let entry = GuestPhysical(table).offset(8 * (address.0 >> (12 + 9 * level) & 0x1ff));
-            let Ok(pte) = memory.load::<u64>(entry) else { return walk };
-            walk.steps.push(WalkStep { level, entry, pte });
-            let next = (pte >> 10 & satp::PPN) * PAGE_SIZE;
-            match pte & 0b1111 {
-                // Not valid, or what only a later extension gives a meaning.
-                bits if bits & 1 == 0 || bits & 0b110 == 0b100 => return walk,
-                1 => table = next,
-                _ => {
-                    let is_napot = pte >> 63 != 0 && level == 0;
-                    let size = if is_napot { 16 * PAGE_SIZE } else { PAGE_SIZE << (9 * level) };
-                    let physical = next & !(size - 1) | address.0 & (size - 1);
-                    walk.physical = Some((GuestPhysical(physical), size));
-                    return walk;
-                }
+        let bare = self.privilege == Privilege::Machine;
+        walk_tables(memory, if bare { 0 } else { self.csr.satp }, address)
+    }
+}
+
+/// Where the page tables that a value of `satp` names lead from an address. Changes nothing.
+pub fn walk_tables<M: GuestMemory>(memory: &M, root: u64, address: GuestVirtual) -> Walk {
+    let mode = TranslationMode::of_satp(root).unwrap_or(TranslationMode::Bare);
+    let mut walk = Walk { steps: Vec::new(), physical: None };
+    if mode == TranslationMode::Bare {
+        walk.physical = Some((GuestPhysical(address.0), PAGE_SIZE));
+        return walk;
+    }
+    let unused = 64 - (12 + 9 * mode.levels());
+    if ((address.0 << unused) as i64 >> unused) as u64 != address.0 {
+        return walk;
+    }
+    let mut table = (root & satp::PPN) * PAGE_SIZE;
+    for level in (0..mode.levels()).rev() {
+        let entry = GuestPhysical(table).offset(8 * (address.0 >> (12 + 9 * level) & 0x1ff));
+        let Ok(pte) = memory.load::<u64>(entry) else { return walk };
+        walk.steps.push(WalkStep { level, entry, pte });
+        let next = (pte >> 10 & satp::PPN) * PAGE_SIZE;
+        match pte & 0b1111 {
+            // Not valid, or what only a later extension gives a meaning.
+            bits if bits & 1 == 0 || bits & 0b110 == 0b100 => return walk,
+            1 => table = next,
+            _ => {
+                let is_napot = pte >> 63 != 0 && level == 0;
+                let size = if is_napot { 16 * PAGE_SIZE } else { PAGE_SIZE << (9 * level) };
+                let physical = next & !(size - 1) | address.0 & (size - 1);
+                walk.physical = Some((GuestPhysical(physical), size));
+                return walk;
             }
         }
-        walk
     }
+    walk
 }
 
 #[cfg(test)]

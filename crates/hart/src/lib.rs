@@ -21,7 +21,7 @@ mod tlb;
 mod trap;
 
 pub use csr::{CacheBlock, CsrOperation, Csrs};
-pub use debug::{DebugHit, DebugPoints, Walk, WalkStep, WatchKind, Watchpoint};
+pub use debug::{DebugHit, DebugPoints, Walk, WalkStep, WatchKind, Watchpoint, walk_tables};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
 pub use mmu::{Access, Translation, TranslationContext, TranslationMode};
 pub use observe::{HartEvent, Observer};

@@ -102,8 +102,6 @@ impl Hart {
     /// From now on tells `observer`, or nobody, what happens.
     pub fn set_observer(&mut self, observer: Option<Box<dyn Observer>>) {
         self.observer = observer;
-        // What the TLBs know is told as it is found anew.
-        self.fence_vma(None, None);
     }
 
     /// Whether somebody hears.

@@ -21,6 +21,7 @@ pub mod persist;
 mod power;
 mod sbi;
 pub mod signals;
+pub mod story;
 #[cfg(test)]
 mod testing;
 mod virtual_hart;

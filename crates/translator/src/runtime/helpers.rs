@@ -168,6 +168,7 @@ extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64,
     let (frame, run) = unsafe { context::<M>(frame) };
     run.timed(Part::Memory, |run| {
         let site = Site::from_bits(site as u32);
+        run.show_place(frame, site);
         run.state.profile.atomic_misses += 1;
         let access = if site.is_signed() { Access::Load } else { Access::Store };
         if address.is_multiple_of(site.bytes()) {
@@ -184,6 +185,7 @@ extern "C" fn load<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, s
     run.timed(Part::Memory, |run| {
         let site = Site::from_bits(site as u32);
         let bytes = site.bytes();
+        run.show_place(frame, site);
         run.state.profile.load_misses += 1;
         if address % PAGE_SIZE > PAGE_SIZE - bytes {
             return run.interpret_load(frame, site);
@@ -218,6 +220,7 @@ extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, 
     let (frame, run) = unsafe { context::<M>(frame) };
     run.timed(Part::Memory, |run| {
         let site = Site::from_bits(site as u32);
+        run.show_place(frame, site);
         run.state.profile.store_misses += 1;
         if address % PAGE_SIZE > PAGE_SIZE - site.bytes() {
             return run.interpret(frame, site);
@@ -255,6 +258,13 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         let answer = work(self);
         self.state.profile.stop(part, started);
         answer
+    }
+
+    /// Makes the hart's program counter that of a site, where somebody hears of translations.
+    fn show_place(&mut self, frame: &Frame, site: Site) {
+        if self.hart.is_observed() {
+            self.hart.pc = frame.page + site.offset();
+        }
     }
 
     /// Makes the hart stand at a site.
