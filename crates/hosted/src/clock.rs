@@ -30,6 +30,12 @@ impl HostClock {
         Duration::from_nanos(left.saturating_mul(NANOSECONDS_PER_TICK as u64))
     }
 
+    /// Nanoseconds that were left out so far.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.paused.load(Ordering::Relaxed)
+    }
+
     /// Leaves `time` out, in which the guest didn't run: for it, none has passed.
     pub fn leave_out(&self, time: Duration) {
         self.paused.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);

@@ -10,8 +10,10 @@
 
 mod clock;
 pub mod counters;
+pub mod debugger;
 pub mod disk;
 mod entropy;
+pub mod gdb;
 mod lockstep;
 pub mod machine;
 mod memory;
@@ -23,6 +25,7 @@ pub mod share;
 mod stolen_time;
 pub mod stream;
 pub mod terminal;
+pub mod trace;
 mod wake;
 
 pub use rvisor_translator as translator;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rvisor_machine::boot::{BootError, Placed, Program};
 use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
-use rvisor_machine::{Backends, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
+use rvisor_machine::{Backends, DebugStop, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
 use rvisor_translator::Translator;
 use rvisor_virtio::Transport;
 use rvisor_virtio::balloon::Balloon;
@@ -19,11 +19,13 @@ use rvisor_waist::{Clock, ConsoleBackend, Device, EntropyBackend, GuestMemory, G
 use thiserror::Error;
 
 use crate::counters::Counters;
+use crate::debugger::{DebugGate, Debugger};
 use crate::disk::{Disk, DiskError, DiskOptions};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, Ports, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, OnReset, Pace};
 use crate::share::{ShareError, ShareOptions, Shares};
+use crate::trace::{Kinds, Tracer};
 use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
 
 /// What executes the guest's instructions.
@@ -53,6 +55,18 @@ pub enum MachineError {
     /// An engine that has one hart only.
     #[error("the engine lockstep compares one hart; choose --cpus 1")]
     LockstepHarts,
+    /// An engine that can't be debugged.
+    #[error("the engine lockstep can't be debugged or traced; choose --engine interpreter or translator")]
+    LockstepDebugger,
+    /// A machine whose harts don't come to be looked at.
+    #[error("the machine can't be debugged now: it is paused, or ending")]
+    NotDebuggable,
+    /// Somebody records it already.
+    #[error("the machine is being traced already; end that first")]
+    Tracer,
+    /// There is a debugger already.
+    #[error("the machine has a debugger already; detach that one")]
+    Debugger,
     /// The engines of lockstep don't agree.
     #[error("{0}; this is a defect of Rvisor, please report it")]
     Difference(String),
@@ -204,7 +218,12 @@ impl Machine {
         let translator = rvisor_translator::share::<HostMemory>(config.harts, config.translator)?;
         Ok(Self {
             vm,
-            pace: Pace { clock, gate: Arc::default() },
+            pace: Pace {
+                clock,
+                gate: Arc::default(),
+                debug: Arc::new(DebugGate::new(config.harts)),
+                tracing: Arc::default(),
+            },
             paused: Mutex::default(),
             on_power_on: config.on_power_on,
             counters,
@@ -260,6 +279,43 @@ impl Machine {
         true
     }
 
+    /// Attaches a debugger, which stops the machine; `on_stop` hears when a hart comes to a point or has made its
+    /// step.
+    ///
+    /// # Errors
+    /// If the machine has a debugger, or its engine can't be debugged.
+    pub fn debug(
+        &self,
+        on_stop: impl Fn(usize, DebugStop) + Send + 'static,
+    ) -> Result<Debugger, MachineError> {
+        if self.engine == EngineKind::Lockstep {
+            return Err(MachineError::LockstepDebugger);
+        }
+        Debugger::attach(&self.vm, &self.pace, on_stop).ok_or(MachineError::Debugger)
+    }
+
+    /// Begins to record what the harts do.
+    ///
+    /// # Errors
+    /// If the machine is being recorded already, or its engine can't be.
+    pub fn trace(&self, kinds: Kinds) -> Result<Tracer, MachineError> {
+        if self.engine == EngineKind::Lockstep {
+            return Err(MachineError::LockstepDebugger);
+        }
+        Tracer::start(&self.vm, &self.pace, kinds).ok_or(MachineError::Tracer)
+    }
+
+    /// What executes the guest's instructions.
+    #[must_use]
+    pub fn engine(&self) -> EngineKind {
+        self.engine
+    }
+
+    /// Makes the harts of a machine that isn't powered on yet wait for a debugger before their first instruction.
+    pub fn wait_for_debugger(&self) {
+        self.pace.debug.hold(&self.vm);
+    }
+
     /// Checks a program and finds its place in this machine's RAM.
     ///
     /// # Errors
@@ -302,6 +358,7 @@ impl Machine {
             program.load(vm, harts).map_err(io::Error::other)
         };
         let ending = runner::run(&self.vm, &self.pace, &engine, &mut load, on_reset, time_limit);
+        self.pace.debug.bid_farewell();
         self.translator.save();
         match difference.get() {
             Some(text) => Err(MachineError::Difference(text.clone())),

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use rvisor_machine::memory_map;
 use rvisor_machine::{Engine, PowerRequest, Progress, VirtualHart, Vm};
 
+use crate::debugger::DebugGate;
 use crate::pause::PauseGate;
 use crate::stolen_time::StolenTime;
+use crate::trace::Tracing;
 use crate::{HostClock, HostMemory};
 
 /// The machine type of this home.
@@ -50,6 +52,10 @@ pub struct Pace {
     pub clock: HostClock,
     /// Where harts stop while it is paused.
     pub gate: Arc<PauseGate>,
+    /// Where its debugger finds them.
+    pub(crate) debug: Arc<DebugGate>,
+    /// Whether somebody records what they do.
+    pub(crate) tracing: Arc<Tracing>,
 }
 
 /// Runs `vm` until it ends.
@@ -155,13 +161,18 @@ fn run_hart(mut hart: VirtualHart, vm: &HostedVm, pace: &Pace, engine: &mut dyn 
     const NAP: Duration = Duration::from_micros(50);
     let mut yields = 0;
     let mut stolen = StolenTime::of_this_thread();
+    pace.tracing.apply(&mut hart);
     loop {
         pace.gate.pass(vm);
+        pace.debug.pass(vm, &mut hart, &pace.gate);
         // Engines that are compared must see the same memory.
         if hart.wants_stolen_time() && vm.memory().journal().is_none() {
             hart.add_stolen_time(vm, stolen.take());
         }
         let progress = hart.advance(engine, vm);
+        if let Some(stop) = hart.take_stop() {
+            pace.debug.stopped(vm, hart.index(), stop);
+        }
         yields = if progress == Progress::Yield { yields + 1 } else { 0 };
         match progress {
             Progress::Ran => {}

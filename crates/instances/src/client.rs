@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use crate::agent::ExecRequest;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::protocol::{Ended, Envelope, Frame, Live, Reply, Request, Stats, VERSION, read_line, write_line};
+use crate::protocol::{
+    Ended, Envelope, Frame, Live, Reply, Request, Stats, TraceRequest, VERSION, read_line, write_line,
+};
 
 /// How long a process that has the lock may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -184,6 +186,22 @@ impl<'a> Client<'a> {
     /// See [`live`](Self::live).
     pub fn attach(&self) -> Result<Session> {
         Ok(Session { stream: self.ask::<()>(Request::Attach, Some(ANSWER))?.1 })
+    }
+
+    /// Records what the machine's harts do: the session's output is the file, and the end of input ends it.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if it is paused, or being recorded already.
+    pub fn trace(&self, request: TraceRequest) -> Result<Session> {
+        Ok(Session { stream: self.ask::<()>(Request::Trace(request), Some(ANSWER))?.1 })
+    }
+
+    /// Stops the machine for gdb, whose remote serial protocol the session's input and output are.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if it is paused, or has a debugger already.
+    pub fn debug(&self) -> Result<Session> {
+        Ok(Session { stream: self.ask::<()>(Request::Debug, Some(ANSWER))?.1 })
     }
 
     /// Runs a command in the guest.

@@ -19,12 +19,14 @@ mod directory;
 mod drive;
 mod error;
 mod events;
+mod link;
 mod log_file;
 mod networks;
 mod process;
 mod protocol;
 mod server;
 mod terminal;
+mod trace;
 mod usage;
 
 pub use agent::{AgentLink, ExecRequest};
@@ -39,7 +41,7 @@ pub use events::{Event, EventReader, Events};
 pub use log_file::{LogReader, Record, Source};
 pub use networks::{ListedMember, ListedNetwork, Networks};
 pub use process::{End, Front, VmProcess};
-pub use protocol::{Frame, HartStats, Live, Stats, Transfer, VERSION};
+pub use protocol::{Frame, HartStats, Live, Stats, TraceRequest, Transfer, VERSION};
 
 /// The in-guest agent, an ELF file for RISC-V Linux.
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));

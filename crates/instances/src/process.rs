@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rvisor_hosted::Stream;
 use rvisor_hosted::disk::{DiskOptions, Format};
+use rvisor_hosted::gdb::{GdbListener, GdbSession, Listening};
 use rvisor_hosted::machine::{Machine, MachineConfig};
 use rvisor_hosted::net::{Forward, Member, NetOptions, Ports};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
@@ -33,9 +34,10 @@ use crate::error::{Context, Error, Result};
 use crate::events::Events;
 use crate::log_file::{LogWriter, Source};
 use crate::networks::Networks;
-use crate::protocol::{HartStats, Live, Stats, Transfer};
+use crate::protocol::{HartStats, Live, Stats, TraceRequest, Transfer};
 use crate::server;
 use crate::terminal::TerminalCommand;
+use crate::trace::Recording;
 use crate::usage::Meter;
 
 /// How long output may take to reach a slow reader after the machine ended.
@@ -139,6 +141,20 @@ impl VmProcess {
     #[must_use]
     pub fn vm(&self) -> &Arc<HostedVm> {
         self.control.machine.vm()
+    }
+
+    /// Lets gdb connect to the machine; if `wait` says so, it doesn't begin before.
+    ///
+    /// # Errors
+    /// If the host has no thread for it.
+    pub fn accept_gdb(&self, listener: GdbListener, wait: bool) -> Result<Listening> {
+        if wait {
+            self.control.machine.wait_for_debugger();
+        }
+        let control = Arc::clone(&self.control);
+        listener
+            .start(move || GdbSession::attach(&control.machine))
+            .context("use", Path::new("the host's threads"))
     }
 
     /// Runs the machine to its end; `ready` is called once it runs and listens.
@@ -539,6 +555,31 @@ impl Control {
         self.note(Status::Running);
         self.tell("unpause", None);
         Ok(())
+    }
+
+    /// Begins to record what the harts do.
+    pub fn trace(&self, request: &TraceRequest) -> Result<Recording, String> {
+        if self.phase().paused {
+            return Err(self.is_paused());
+        }
+        let recording = Recording::start(&self.machine, &self.directory.current_name(), request)?;
+        self.tell("trace", None);
+        Ok(recording)
+    }
+
+    fn is_paused(&self) -> String {
+        let name = self.directory.current_name();
+        format!("machine {name} is paused; let it go on with `rvisor resume {name}`")
+    }
+
+    /// Attaches a gdb stub.
+    pub fn debug(&self) -> Result<GdbSession, String> {
+        if self.phase().paused {
+            return Err(self.is_paused());
+        }
+        let session = GdbSession::attach(&self.machine).map_err(|error| error.to_string())?;
+        self.tell("debug", None);
+        Ok(session)
     }
 
     fn forwards(&self) -> Result<&Ports, String> {

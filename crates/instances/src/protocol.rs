@@ -68,8 +68,24 @@ pub(crate) enum Request {
     RemovePort(String),
     /// Frames: what it says on its console or its command's streams; what is typed.
     Attach,
+    /// Frames: gdb's remote serial protocol, as input and output.
+    Debug,
+    /// Frames: a recording of what its harts do, as output; an end of input ends it.
+    Trace(TraceRequest),
     /// Frames: a command in the guest.
     Exec(crate::agent::ExecRequest),
+}
+
+/// What of a machine is recorded, and what becomes of it.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// Kinds of events, separated by commas; all if there are none.
+    pub only: Option<String>,
+    /// After how many seconds it ends; none: when the client says so.
+    pub seconds: Option<f64>,
+    /// A story to tell instead: `syscall` or `tlb-miss`.
+    pub story: Option<String>,
 }
 
 /// The machine's answer.

@@ -13,8 +13,9 @@ use serde::Serialize;
 use crate::agent::{Channel, ExecRequest};
 use crate::directory::Directory;
 use crate::error::{Context, Result};
+use crate::link::FramedLink;
 use crate::process::Control;
-use crate::protocol::{Ended, Envelope, Frame, Reply, Request, VERSION, read_line, write_line};
+use crate::protocol::{Ended, Envelope, Frame, Reply, Request, TraceRequest, VERSION, read_line, write_line};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 128;
@@ -121,6 +122,8 @@ fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
         Request::AddPort(port) => reply(&mut stream, control.add_port(&port)),
         Request::RemovePort(port) => reply(&mut stream, control.remove_port(&port)),
         Request::Attach => attach(stream, control),
+        Request::Debug => debug(stream, control),
+        Request::Trace(request) => trace(stream, control, &request),
         Request::Exec(request) => exec(stream, control, &request),
     }
 }
@@ -146,6 +149,24 @@ fn attach(mut stream: UnixStream, control: &Control) -> io::Result<()> {
         listener.close();
         stream.shutdown(std::net::Shutdown::Both)
     })
+}
+
+fn trace(mut stream: UnixStream, control: &Control, request: &TraceRequest) -> io::Result<()> {
+    let recording = match control.trace(request) {
+        Ok(recording) => recording,
+        Err(text) => return reply::<()>(&mut stream, Err(text)),
+    };
+    reply(&mut stream, Ok(()))?;
+    recording.serve(stream)
+}
+
+fn debug(mut stream: UnixStream, control: &Control) -> io::Result<()> {
+    let session = match control.debug() {
+        Ok(session) => session,
+        Err(text) => return reply::<()>(&mut stream, Err(text)),
+    };
+    reply(&mut stream, Ok(()))?;
+    session.serve(&mut FramedLink(stream)).map_err(io::Error::other)
 }
 
 fn exec(mut stream: UnixStream, control: &Control, request: &ExecRequest) -> io::Result<()> {

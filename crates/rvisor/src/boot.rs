@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use rvisor_hosted::Stream;
 use rvisor_hosted::disk::{DiskOptions, Format};
+use rvisor_hosted::gdb::GdbSession;
 use rvisor_hosted::machine::{EngineKind, Machine, MachineConfig};
 use rvisor_hosted::net::NetOptions;
 use rvisor_hosted::runner::OnReset;
@@ -46,6 +48,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         return dump_device_tree(options, &program, path);
     }
     let serial = Stream::new();
+    let gdb = crate::gdb::listen(&options.debugging, options.engine.engine)?;
     let machine = MachineConfig {
         harts: options.size.cpus.get() as usize,
         memory: options.size.memory,
@@ -60,8 +63,14 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         ..MachineConfig::default()
     };
     let sandbox = confinement::confine(&machine, options.confinement.no_sandbox)?;
-    let machine = Machine::new(machine)?;
+    let machine = Arc::new(Machine::new(machine)?);
     let placed = machine.place(&program)?;
+    if options.debugging.gdb_wait {
+        machine.wait_for_debugger();
+    }
+    let debugged = Arc::clone(&machine);
+    let listening = gdb.map(|gdb| gdb.start(move || GdbSession::attach(&debugged))).transpose();
+    let _listening = listening.context("the host has no thread for gdb")?;
     let session = Session {
         machine: &machine,
         program: &placed,

@@ -108,6 +108,10 @@ pub enum Command {
         #[command(subcommand)]
         command: PortCommand,
     },
+    /// Look into a running machine with gdb, which stops it
+    Gdb(Gdb),
+    /// Record what a running machine's harts do, for Perfetto; or tell one system call step by step
+    Trace(Trace),
     /// Run a machine in the background (what `run -d` and `start` do this with)
     #[command(hide = true)]
     MachineProcess {
@@ -179,6 +183,8 @@ pub struct Run {
     #[command(flatten)]
     pub confinement: Confinement,
     #[command(flatten)]
+    pub debugging: Debugging,
+    #[command(flatten)]
     pub mirror: Mirror,
     /// Image to start from; a built-in one is pulled if it isn't there
     pub image: String,
@@ -222,6 +228,8 @@ pub struct Boot {
     pub engine: EngineOptions,
     #[command(flatten)]
     pub confinement: Confinement,
+    #[command(flatten)]
+    pub debugging: Debugging,
     /// End the machine after this long; the exit code is then 124
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -231,6 +239,67 @@ pub struct Boot {
     /// Treat a reboot of the guest as a power-off
     #[arg(long)]
     pub no_reboot: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Debugging {
+    /// Let gdb connect here: a PORT of the loopback, ADDRESS:PORT, or unix:PATH; port 0 chooses one
+    #[arg(long, value_name = "WHERE")]
+    pub gdb: Option<String>,
+    /// Don't begin before gdb says so
+    #[arg(long, requires = "gdb")]
+    pub gdb_wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Trace {
+    /// File to write; MACHINE.trace.json if not given
+    #[arg(short, long, value_name = "FILE", conflicts_with = "story")]
+    pub output: Option<PathBuf>,
+    /// End after this long; else with Ctrl-C
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    /// Record nothing else: traps, syscalls, sbi, interrupts, devices, tlb, waits, separated by commas
+    #[arg(long, value_name = "KINDS", conflicts_with = "story")]
+    pub only: Option<String>,
+    /// Print the steps of one event in columns: application, guest OS, monitor, hardware
+    #[arg(long, value_enum, value_name = "EVENT")]
+    pub story: Option<StoryKind>,
+    /// Machine to record
+    pub machine: String,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoryKind {
+    /// A system call of a program
+    Syscall,
+    /// An access whose translation isn't in the TLB
+    TlbMiss,
+}
+
+impl StoryKind {
+    /// As the machine's process knows it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Syscall => "syscall",
+            Self::TlbMiss => "tlb-miss",
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Gdb {
+    /// Speak gdb's protocol on standard input and output, for gdb's `target remote | COMMAND`
+    #[arg(long, conflicts_with_all = ["debugger", "arguments"])]
+    pub stdio: bool,
+    /// Debugger to start; else gdb-multiarch or riscv64-linux-gnu-gdb
+    #[arg(long, value_name = "PROGRAM")]
+    pub debugger: Option<PathBuf>,
+    /// Machine to look into
+    pub machine: String,
+    /// Arguments for gdb: the file whose symbols it shall know, and others
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]

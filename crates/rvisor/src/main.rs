@@ -8,6 +8,7 @@ mod bundle;
 mod cli;
 mod confinement;
 mod disks;
+mod gdb;
 mod generate;
 mod images;
 mod lifecycle;
@@ -17,6 +18,7 @@ mod run;
 mod session;
 mod sessions;
 mod table;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -100,6 +102,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Disk { command } => disks::disk(&command),
         Command::Network { command } => networks::network(&command),
         Command::Port { command } => lifecycle::port(&command),
+        Command::Gdb(options) => gdb::gdb(&options),
+        Command::Trace(options) => trace::trace(&options),
         Command::Boot(options) => boot::boot(&options),
         Command::Bundle { command: cli::Bundle::Build(options) } => bundle::build(&options),
         Command::Bundle { command: cli::Bundle::Disk(options) } => bundle::disk(&options),

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rvisor_hosted::disk::{Format, create_empty, create_overlay};
+use rvisor_hosted::gdb::GdbListener;
 use rvisor_hosted::share::ShareOptions;
 use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
@@ -33,6 +34,12 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     if options.tty && !options.detach && !options.command.is_empty() && !Drive::has_terminal() {
         bail!("standard input isn't a terminal; leave --tty out");
     }
+    if options.detach && options.debugging.gdb.is_some() {
+        bail!(
+            "--gdb is for a machine of this terminal; leave it out, and use `rvisor gdb` once the machine runs"
+        );
+    }
+    let gdb = crate::gdb::listen(&options.debugging, options.engine.engine)?;
     let store = Store::open_default()?;
     if let Some(name) = &options.network {
         Networks::new(store.root()).open(name)?;
@@ -58,7 +65,10 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         })
     } else {
         drop(directory);
-        machines.open(&name).map_err(Into::into).and_then(|directory| foreground(directory, lock, rest))
+        machines
+            .open(&name)
+            .map_err(Into::into)
+            .and_then(|directory| foreground(directory, lock, rest, gdb, options.debugging.gdb_wait))
     };
     if let Err(error) = result {
         return Err(remove_unless_it_ran(&machines, &name, error));
@@ -152,11 +162,18 @@ pub fn environment(given: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 /// Runs the machine in this process, on its standard streams.
-fn foreground(directory: Directory, lock: Lock, rest: translator::Options) -> anyhow::Result<ExitCode> {
+fn foreground(
+    directory: Directory,
+    lock: Lock,
+    rest: translator::Options,
+    gdb: Option<GdbListener>,
+    gdb_wait: bool,
+) -> anyhow::Result<ExitCode> {
     let config = directory.config()?;
     let on_console = config.command.is_empty() || config.terminal;
     confinement::warn(config.unconfined);
     let process = VmProcess::new(directory, lock, rest)?;
+    let _listening = gdb.map(|gdb| process.accept_gdb(gdb, gdb_wait)).transpose()?;
     let profile = process.profiler();
     let vm = Arc::downgrade(process.vm());
     let raw = if on_console { RawTerminal::enter()? } else { None };
