@@ -167,8 +167,9 @@ impl Home {
                     core::hint::spin_loop();
                 }
             }
-            for line in result.commands {
-                self.command(&line);
+            let has_commands = !result.commands.is_empty();
+            result.commands.iter().for_each(|line| self.command(line));
+            if has_commands {
                 self.terminal.prompt();
             }
         }
