@@ -81,6 +81,7 @@ fn devices_calls_fills_and_waits_are_told() {
         width: Width::Byte,
         kind: AccessKind::Store { value: 65 },
         instruction_length: 4,
+        is_guest: false,
     };
     let fill = HartEvent::Fill {
         access: Access::Load,
