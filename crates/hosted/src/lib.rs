@@ -25,6 +25,7 @@ pub mod share;
 mod stolen_time;
 pub mod stream;
 pub mod terminal;
+pub mod throttle;
 pub mod trace;
 mod wake;
 

@@ -25,6 +25,7 @@ use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, Ports, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, OnReset, Pace};
 use crate::share::{ShareError, ShareOptions, Shares};
+use crate::throttle::Throttle;
 use crate::trace::{Kinds, Tracer};
 use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
 
@@ -126,6 +127,8 @@ pub struct MachineConfig {
     pub on_power_on: Option<Box<dyn Fn() + Send + Sync>>,
     /// The serial line.
     pub serial: Stream,
+    /// Thousandths of a host's processor that the harts may use together, if that is limited.
+    pub cpu_limit: Option<u32>,
     /// What executes instructions.
     pub engine: EngineKind,
     /// What the translator is to tell about its work.
@@ -223,6 +226,7 @@ impl Machine {
                 gate: Arc::default(),
                 debug: Arc::new(DebugGate::new(config.harts)),
                 tracing: Arc::default(),
+                throttle: config.cpu_limit.map(|limit| Arc::new(Throttle::new(limit))),
             },
             paused: Mutex::default(),
             on_power_on: config.on_power_on,

@@ -43,6 +43,8 @@ pub struct HostMemory {
     /// Around it.
     _mapping: Mapping,
     file: Option<OwnedFd>,
+    /// Bytes of the host's pages. Asked for when the memory is made: a sandbox may not let that be later.
+    page: usize,
     code: CodePages,
     journal: Option<Journal>,
 }
@@ -104,6 +106,7 @@ impl HostMemory {
             start,
             _mapping: mapping,
             file,
+            page: rustix::param::page_size(),
             code: CodePages::new(base, size),
             journal: None,
         })
@@ -337,7 +340,7 @@ impl GuestMemory for HostMemory {
         if self.journal.is_some() || self.file.is_some() {
             return Ok(());
         }
-        let page = rustix::param::page_size();
+        let page = self.page;
         let skipped = start.addr().next_multiple_of(page) - start.addr();
         let whole = (length as usize).saturating_sub(skipped) / page * page;
         if whole > 0 {

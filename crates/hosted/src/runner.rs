@@ -12,6 +12,7 @@ use rvisor_machine::{Engine, PowerRequest, Progress, VirtualHart, Vm};
 use crate::debugger::DebugGate;
 use crate::pause::PauseGate;
 use crate::stolen_time::StolenTime;
+use crate::throttle::{Account, Throttle};
 use crate::trace::Tracing;
 use crate::{HostClock, HostMemory};
 
@@ -56,6 +57,8 @@ pub struct Pace {
     pub(crate) debug: Arc<DebugGate>,
     /// Whether somebody records what they do.
     pub(crate) tracing: Arc<Tracing>,
+    /// What they may use of the host's processors, if that is limited.
+    pub throttle: Option<Arc<Throttle>>,
 }
 
 /// Runs `vm` until it ends.
@@ -161,10 +164,18 @@ fn run_hart(mut hart: VirtualHart, vm: &HostedVm, pace: &Pace, engine: &mut dyn 
     const NAP: Duration = Duration::from_micros(50);
     let mut yields = 0;
     let mut stolen = StolenTime::of_this_thread();
+    let mut account = Account::of_this_thread();
     pace.tracing.apply(&mut hart);
     loop {
         pace.gate.pass(vm);
         pace.debug.pass(vm, &mut hart, &pace.gate);
+        if let Some(rest) = pace.throttle.as_ref().and_then(|throttle| account.settle(throttle))
+            && vm.power_requested().is_none()
+        {
+            // Kicks may end it early; what there is to do has to wait for the next period all the same.
+            thread::park_timeout(rest);
+            continue;
+        }
         // Engines that are compared must see the same memory.
         if hart.wants_stolen_time() && vm.memory().journal().is_none() {
             hart.add_stolen_time(vm, stolen.take());

@@ -35,6 +35,9 @@ pub struct Config {
     /// Whether the harts have the hypervisor extension.
     #[serde(default)]
     pub hypervisor: bool,
+    /// Thousandths of a host's processor that its harts may use together; else all that they can.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cpu_limit: Option<u32>,
     /// Whether there is a network card.
     pub network: bool,
     /// The named network that it is on; else it has one for itself.

@@ -550,6 +550,7 @@ pub(crate) mod tests {
             environment: Vec::new(),
             remove: false,
             unconfined: false,
+            cpu_limit: None,
             private_network: None,
             engine: EngineConfig {
                 engine: "translator".into(),

@@ -100,6 +100,7 @@ impl VmProcess {
         let machine = MachineConfig {
             harts: config.cpus as usize,
             memory: config.memory,
+            cpu_limit: config.cpu_limit,
             machine_mode: false,
             hypervisor: config.hypervisor,
             disks: disks(&directory, &config),

@@ -145,6 +145,9 @@ pub struct Run {
     pub name: Option<String>,
     #[command(flatten)]
     pub size: Size,
+    /// Let its harts use so much of the host's processors, all together: 0.5 is half of one
+    #[arg(long, value_name = "N", value_parser = cpu_limit)]
+    pub cpu_limit: Option<u32>,
     /// Leave it running in the background, and print its name
     #[arg(short, long)]
     pub detach: bool,
@@ -777,6 +780,14 @@ pub struct Rmi {
     /// Images to remove
     #[arg(required = true)]
     pub images: Vec<String>,
+}
+
+/// Processors, as thousandths of one.
+fn cpu_limit(text: &str) -> Result<u32, String> {
+    let number: Option<f64> = text.parse().ok().filter(|number| (0.01..=1024.0).contains(number));
+    number
+        .map(|number| (number * 1000.0).round() as u32)
+        .ok_or_else(|| "use a number from 0.01 on, as in 0.5".into())
 }
 
 /// Parses a number of harts.

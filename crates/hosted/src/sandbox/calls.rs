@@ -69,8 +69,9 @@ const REQUESTS: &[u64] = &[
     0x8008_1272, // BLKGETSIZE64
 ];
 
-/// Names of threads and of memory; nothing that changes rights.
-const PROCESS_OPTIONS: &[u64] = &[c::PR_SET_NAME as u64, c::PR_GET_NAME as u64, c::PR_SET_VMA as u64];
+/// Names of threads and of memory, and what the kernel told the program at its start; nothing that changes rights.
+const PROCESS_OPTIONS: &[u64] =
+    &[c::PR_SET_NAME as u64, c::PR_GET_NAME as u64, c::PR_SET_VMA as u64, 0x4155_5856 /* PR_GET_AUXV */];
 
 pub(super) const ALLOWED: &[Group] = &[
     // Threads: made, named, scheduled, ended. No processes.

@@ -15,7 +15,7 @@ mod files;
 mod filter;
 mod limits;
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -62,7 +62,12 @@ pub struct Sandbox {
     memory: u64,
     /// Descriptors that it may have.
     descriptors: u64,
+    /// Keeps the kernel from forgetting the directory of `/proc` that a rule is about, and making it anew.
+    _own: Option<File>,
 }
+
+/// What the kernel tells of this process.
+const OWN: &str = "/proc/self";
 
 /// How long threads of earlier work may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -78,7 +83,9 @@ impl Sandbox {
             needs: Vec::new(),
             memory: limits::memory(machine.memory),
             descriptors: limits::DESCRIPTORS,
+            _own: File::open(OWN).ok(),
         };
+        sandbox = sandbox.allow(OWN, Access::Read, "what its threads have used");
         for options in &machine.disks {
             options.check_free()?;
             let access = if options.read_only { Access::Read } else { Access::Write };
