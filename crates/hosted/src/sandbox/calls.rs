@@ -50,17 +50,17 @@ const NAMESPACES: u64 = (c::CLONE_NEWNS
 /// devices as disks.
 #[allow(clippy::unnecessary_cast, reason = "the C library's type differs between hosts")]
 const REQUESTS: &[u64] = &[
-    c::TCGETS as u64,
-    c::TCSETS as u64,
-    c::TCSETSW as u64,
-    c::TCSETSF as u64,
-    c::TCGETS2 as u64,
-    c::TCSETS2 as u64,
-    c::TCSETSW2 as u64,
-    c::TCSETSF2 as u64,
-    c::TIOCGWINSZ as u64,
-    c::FIONBIO as u64,
-    c::FIONREAD as u64,
+    c::TCGETS,
+    c::TCSETS,
+    c::TCSETSW,
+    c::TCSETSF,
+    c::TCGETS2,
+    c::TCSETS2,
+    c::TCSETSW2,
+    c::TCSETSF2,
+    c::TIOCGWINSZ,
+    c::FIONBIO,
+    c::FIONREAD,
     0x4004_9409, // FICLONE
     0x4020_940d, // FICLONERANGE
     0x1268,      // BLKSSZGET
