@@ -57,7 +57,7 @@ fn machine(machine_mode: bool) -> (Vm<TestMemory>, Vec<VirtualHart>) {
 
 fn save(vm: &Vm<TestMemory>, harts: &mut [VirtualHart]) -> SavedState {
     let harts: Vec<_> = harts.iter_mut().map(|hart| hart.save(vm).expect("it can be saved")).collect();
-    vm.save(&harts).expect("it can be saved")
+    vm.save(&harts, 1).expect("it can be saved")
 }
 
 /// Edits of a good state with a checksum that fits; and a stream of memory.

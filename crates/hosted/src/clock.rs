@@ -12,6 +12,8 @@ const NANOSECONDS_PER_TICK: u128 = 1_000_000_000 / TIMEBASE_FREQUENCY as u128;
 #[derive(Clone, Debug)]
 pub struct HostClock {
     start: Instant,
+    /// Ticks that it showed then.
+    first: u64,
     /// Nanoseconds during which the machine was paused.
     paused: Arc<AtomicU64>,
 }
@@ -20,7 +22,13 @@ impl HostClock {
     /// Starts a clock.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: Instant::now(), paused: Arc::default() }
+        Self::starting_at(0)
+    }
+
+    /// Starts a clock that shows so many ticks already.
+    #[must_use]
+    pub fn starting_at(first: u64) -> Self {
+        Self { start: Instant::now(), first, paused: Arc::default() }
     }
 
     /// How long from now until the clock shows `ticks`; zero if it has.
@@ -34,6 +42,12 @@ impl HostClock {
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// What it showed so long ago.
+    #[must_use]
+    pub fn ticks_before(&self, time: Duration) -> u64 {
+        self.ticks().saturating_sub((time.as_nanos() / NANOSECONDS_PER_TICK) as u64)
     }
 
     /// Leaves `time` out, in which the guest didn't run: for it, none has passed.
@@ -51,7 +65,8 @@ impl Default for HostClock {
 impl Clock for HostClock {
     fn ticks(&self) -> u64 {
         let paused = u128::from(self.paused.load(Ordering::Relaxed));
-        (self.start.elapsed().as_nanos().saturating_sub(paused) / NANOSECONDS_PER_TICK) as u64
+        let ticks = self.start.elapsed().as_nanos().saturating_sub(paused) / NANOSECONDS_PER_TICK;
+        self.first.wrapping_add(ticks as u64)
     }
 
     fn wall_nanoseconds(&self) -> u64 {
@@ -69,6 +84,7 @@ mod tests {
         let other = clock.clone();
         std::thread::sleep(Duration::from_millis(20));
         assert!(clock.ticks() >= 200_000);
+        assert!(HostClock::starting_at(1 << 40).ticks() >= 1 << 40);
         clock.leave_out(Duration::from_secs(3600));
         assert_eq!(other.ticks(), 0, "and it doesn't go below zero");
     }

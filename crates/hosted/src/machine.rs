@@ -1,12 +1,16 @@
 //! A whole machine from its description: memory, disks, network, console ports, engine.
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rvisor_machine::boot::{BootError, Placed, Program};
 use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
-use rvisor_machine::{Backends, DebugStop, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VmConfig};
+use rvisor_machine::persist::SavedState;
+use rvisor_machine::{
+    Backends, DebugStop, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VirtualHart, VmConfig,
+};
 use rvisor_translator::Translator;
 use rvisor_virtio::Transport;
 use rvisor_virtio::balloon::Balloon;
@@ -15,15 +19,15 @@ use rvisor_virtio::console::Console;
 use rvisor_virtio::net::Net;
 use rvisor_virtio::p9::P9;
 use rvisor_virtio::rng::Rng;
-use rvisor_waist::{Clock, ConsoleBackend, Device, EntropyBackend, GuestMemory, GuestPhysical};
+use rvisor_waist::{Clock, ConsoleBackend, Device, EntropyBackend, GuestMemory, GuestPhysical, StateError};
 use thiserror::Error;
 
 use crate::counters::Counters;
 use crate::debugger::{DebugGate, Debugger};
-use crate::disk::{Disk, DiskError, DiskOptions};
+use crate::disk::{Disk, DiskError, DiskOptions, Image};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, Ports, UserNetwork};
-use crate::runner::{self, Ending, HostedVm, OnReset, Pace};
+use crate::runner::{self, Ending, HostedVm, Loader, OnReset, Pace};
 use crate::share::{ShareError, ShareOptions, Shares};
 use crate::throttle::Throttle;
 use crate::trace::{Kinds, Tracer};
@@ -68,6 +72,15 @@ pub enum MachineError {
     /// There is a debugger already.
     #[error("the machine has a debugger already; detach that one")]
     Debugger,
+    /// An engine whose machines can't be saved.
+    #[error("the engine lockstep can't save machines or go on with saved ones; choose another --engine")]
+    Lockstep,
+    /// A machine that runs, or ends.
+    #[error("the machine can't be saved: it is ending")]
+    NotPaused,
+    /// A state that can't be saved, or makes no sense.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The engines of lockstep don't agree.
     #[error("{0}; this is a defect of Rvisor, please report it")]
     Difference(String),
@@ -133,6 +146,18 @@ pub struct MachineConfig {
     pub engine: EngineKind,
     /// What the translator is to tell about its work.
     pub translator: rvisor_translator::Options,
+    /// What the machine goes on from, instead of powering on.
+    pub origin: Option<Origin>,
+    /// [`HostMemory::page_map`], for a machine that is to be saved.
+    pub page_map: Option<File>,
+}
+
+/// Where a machine goes on: the state and the memory of one that was saved. The disks are the ones it had then, too.
+pub struct Origin {
+    /// Its state.
+    pub state: SavedState,
+    /// Its memory, as [`MemoryCopy`] has written it.
+    pub memory: File,
 }
 
 /// A port of the virtio console that guests find by its name.
@@ -165,6 +190,8 @@ pub struct Machine {
     stepped: Arc<SteppedClock>,
     engine: EngineKind,
     translator: Arc<rvisor_translator::Shared>,
+    origin: Mutex<Option<SavedState>>,
+    images: Vec<Arc<dyn Image>>,
 }
 
 impl Machine {
@@ -183,15 +210,26 @@ impl Machine {
             return Err(MachineError::TooLittleMemory(config.memory));
         }
         let is_compared = config.engine == EngineKind::Lockstep;
+        let refused = |error| MachineError::Memory { size: config.memory >> 20, error };
+        let origin = config.origin.take();
+        if is_compared && origin.is_some() {
+            return Err(MachineError::Lockstep);
+        }
+        let ticks = origin.as_ref().map_or(Ok(0), |origin| origin.state.shape().map(|shape| shape.ticks))?;
+        let (state, memory) = origin.map(|origin| (origin.state, origin.memory)).unzip();
         let map = if is_compared { HostMemory::in_file } else { HostMemory::new };
-        let mut memory = map(RAM_BASE, config.memory)
-            .map_err(|error| MachineError::Memory { size: config.memory >> 20, error })?;
+        let memory = match memory {
+            Some(file) => HostMemory::copy_of(RAM_BASE, config.memory, file),
+            None => map(RAM_BASE, config.memory),
+        };
+        let mut memory = memory.map_err(refused)?.with_page_map(config.page_map.take());
         if is_compared {
             memory.keep_journal();
         }
-        let (memory, clock) = (Arc::new(memory), HostClock::new());
+        let (memory, clock) = (Arc::new(memory), HostClock::starting_at(ticks));
         let asked = config.disks.len() + config.tagged_shares.len();
-        let (slots, counters, forwards) = slots(&mut config, &memory)?;
+        let images = config.disks.iter().map(DiskOptions::open).collect::<Result<Vec<_>, _>>()?;
+        let (slots, counters, forwards) = slots(&mut config, &images, &memory)?;
         if slots.len() > VIRTIO_SLOTS as usize {
             return Err(MachineError::TooManyDevices(asked));
         }
@@ -235,6 +273,8 @@ impl Machine {
             stepped,
             engine: config.engine,
             translator,
+            origin: Mutex::new(state),
+            images,
         })
     }
 
@@ -320,6 +360,40 @@ impl Machine {
         self.pace.debug.hold(&self.vm);
     }
 
+    /// Writes down the state of a paused machine, but for its memory and its disks. Until [`thaw`](Self::thaw) nothing
+    /// changes in either.
+    ///
+    /// # Errors
+    /// If the machine isn't paused, or ends, or has something whose state can't be saved.
+    pub fn freeze(&self) -> Result<SavedState, MachineError> {
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.engine == EngineKind::Lockstep {
+            return Err(MachineError::Lockstep);
+        }
+        let since = paused.ok_or(MachineError::NotPaused)?;
+        let harts = self.pace.gate.save(&self.vm).ok_or(MachineError::NotPaused)??;
+        self.vm.board().freeze();
+        // How long it has been paused is left out later.
+        let state = self.vm.save(&harts, self.pace.clock.ticks_before(since.elapsed()));
+        if state.is_err() {
+            self.vm.board().thaw();
+        }
+        Ok(state?)
+    }
+
+    /// Has the files of the disks tell all that was written to them.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn flush_disks(&self) -> io::Result<()> {
+        self.images.iter().try_for_each(|image| image.flush())
+    }
+
+    /// Lets devices and disks go on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.vm.board().thaw();
+    }
+
     /// Checks a program and finds its place in this machine's RAM.
     ///
     /// # Errors
@@ -340,6 +414,22 @@ impl Machine {
         on_reset: OnReset,
         time_limit: Option<Duration>,
     ) -> Result<Ending, MachineError> {
+        let mut load =
+            |vm: &HostedVm, harts: &mut [VirtualHart]| program.load(vm, harts).map_err(io::Error::other);
+        self.run_with(&mut load, on_reset, time_limit)
+    }
+
+    /// The same with a program that is loaded when it is needed: a machine with an [`Origin`] goes on from there, and
+    /// needs it only if it is rebooted.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn run_with(
+        &self,
+        program: &mut Loader<'_>,
+        on_reset: OnReset,
+        time_limit: Option<Duration>,
+    ) -> Result<Ending, MachineError> {
         let difference = Arc::new(OnceLock::new());
         let engine: Arc<runner::EngineFactory> = match self.engine {
             EngineKind::Interpreter => Arc::new(|| Ok(Box::new(Interpreter))),
@@ -355,11 +445,18 @@ impl Machine {
                 })
             }
         };
-        let mut load = |vm: &HostedVm, harts: &mut [_]| {
+        let mut load = |vm: &HostedVm, harts: &mut [VirtualHart]| {
+            let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(state) = origin {
+                vm.restore(&state, harts).map_err(io::Error::other)?;
+                // What their back ends have for them came before they were themselves.
+                vm.board().thaw();
+                return Ok(());
+            }
             if let Some(on_power_on) = &self.on_power_on {
                 on_power_on();
             }
-            program.load(vm, harts).map_err(io::Error::other)
+            program(vm, harts)
         };
         let ending = runner::run(&self.vm, &self.pace, &engine, &mut load, on_reset, time_limit);
         self.pace.debug.bid_farewell();
@@ -407,12 +504,13 @@ impl Slot {
 /// Disks first, so that guests number them from the first slot; then network, console, entropy, shares.
 fn slots(
     config: &mut MachineConfig,
+    images: &[Arc<dyn Image>],
     memory: &Arc<HostMemory>,
 ) -> Result<(Vec<Slot>, Counters, Option<Ports>), MachineError> {
     let (mut slots, mut counters, mut forwards) = (Vec::new(), Counters::default(), None);
-    for options in &config.disks {
+    for (options, image) in config.disks.iter().zip(images) {
         let wake = Wake::new();
-        let disk = Disk::new(options.open()?, options.identity(), Arc::clone(memory), wake.as_closure())?;
+        let disk = Disk::new(Arc::clone(image), options.identity(), Arc::clone(memory), wake.as_closure())?;
         counters.disks.push(disk.counters());
         slots.push(Slot::new(vec![wake], move |memory, line| {
             Transport::new(Blk::new(Box::new(disk)), memory, line)

@@ -5,16 +5,18 @@
 //! ever exists.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use portable_atomic::AtomicU128;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SeekFrom, ftruncate, memfd_create, seek};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use rvisor_waist::{AtomicWidth, CodePages, GuestMemory, GuestPhysical, OutOfRange, Word};
+use rvisor_waist::{AtomicWidth, CodePages, GuestMemory, GuestPhysical, OutOfRange, PAGE_SIZE, Word};
 
 use crate::lockstep::Journal;
 
@@ -45,6 +47,8 @@ pub struct HostMemory {
     file: Option<OwnedFd>,
     /// Bytes of the host's pages. Asked for when the memory is made: a sandbox may not let that be later.
     page: usize,
+    /// By which the host tells which pages are in use.
+    page_map: Option<File>,
     code: CodePages,
     journal: Option<Journal>,
 }
@@ -92,6 +96,23 @@ impl HostMemory {
         Self::with(base, size, Mapping { start, length }, start, Some(file))
     }
 
+    /// The content of a file from its beginning, which stays as it is: pages are read as the guest touches them, and
+    /// copied when it writes to them. All memories of one file share what none has written to. The file must not
+    /// change as long as the memory is in use.
+    ///
+    /// # Errors
+    /// What the host says, or if the file is shorter than that.
+    pub fn copy_of(base: GuestPhysical, size: u64, file: File) -> io::Result<Self> {
+        let length = length(base, size)?;
+        if file.metadata()?.len() < size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (rights, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a fresh mapping at an address of the host's choosing.
+        let start = unsafe { mmap(ptr::null_mut(), length, rights, flags, &file, 0)? };
+        Self::with(base, size, Mapping { start, length }, start, Some(file.into()))
+    }
+
     fn with(
         base: GuestPhysical,
         size: u64,
@@ -107,17 +128,60 @@ impl HostMemory {
             _mapping: mapping,
             file,
             page: rustix::param::page_size(),
+            page_map: None,
             code: CodePages::new(base, size),
             journal: None,
         })
     }
 
-    /// The file behind the memory; offset 0 is the first byte of RAM.
+    /// The file by which the host tells this process which pages are in use, if it has pages of the guest's size; a
+    /// process that is confined can't open it any more.
+    #[must_use]
+    pub fn page_map() -> Option<File> {
+        let map = File::open("/proc/self/pagemap").ok();
+        map.filter(|_| rustix::param::page_size() as u64 == PAGE_SIZE)
+    }
+
+    /// Uses such a file.
+    #[must_use]
+    pub fn with_page_map(self, page_map: Option<File>) -> Self {
+        Self { page_map, ..self }
+    }
+
+    /// The file behind the memory; offset 0 is the first byte of RAM. That of a [copy](Self::copy_of) has what was
+    /// there at the beginning.
     ///
     /// # Errors
-    /// If it isn't [in one](Self::in_file).
+    /// If there is none.
     pub fn file(&self) -> io::Result<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Which pages may be other than zero, as far as the host tells: those that it has given, and those that the file
+    /// has something for. All, where it doesn't tell.
+    pub(crate) fn occupied_pages(&self) -> Vec<bool> {
+        let pages = self.size.div_ceil(PAGE_SIZE) as usize;
+        let found = self.present_pages(pages).and_then(|mut occupied| {
+            if let Some(file) = &self.file {
+                mark_data(file, self.size, &mut occupied)?;
+            }
+            Ok(occupied)
+        });
+        found.unwrap_or_else(|error| {
+            log::debug!("the host doesn't tell which pages are in use: {error}");
+            vec![true; pages]
+        })
+    }
+
+    /// Pages that are mapped, or swapped out (the kernel's documentation, "Examining Process Page Tables").
+    fn present_pages(&self, pages: usize) -> io::Result<Vec<bool>> {
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        let map = self.page_map.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let mut entries = vec![0; pages * 8];
+        map.read_exact_at(&mut entries, self.start.as_ptr() as u64 / PAGE_SIZE * 8)?;
+        let (entries, _) = entries.as_chunks::<8>();
+        Ok(entries.iter().map(|entry| u64::from_ne_bytes(*entry) & (PRESENT | SWAPPED) != 0).collect())
     }
 
     /// Writes down what is written from now on, for an engine that compares.
@@ -160,6 +224,24 @@ unsafe impl rvisor_translator::DirectMemory for HostMemory {
     fn host_address(&self) -> NonNull<u8> {
         self.start
     }
+}
+
+/// Marks the pages that a file has data for.
+fn mark_data(file: &OwnedFd, size: u64, pages: &mut [bool]) -> io::Result<()> {
+    let mut end = 0;
+    while end < size {
+        let start = match seek(file, SeekFrom::Data(end)) {
+            // None behind it.
+            Err(rustix::io::Errno::NXIO) => return Ok(()),
+            start => start?,
+        };
+        end = seek(file, SeekFrom::Hole(start))?.min(size);
+        let last = (end.div_ceil(PAGE_SIZE) as usize).min(pages.len());
+        if let Some(pages) = pages.get_mut((start / PAGE_SIZE) as usize..last) {
+            pages.fill(true);
+        }
+    }
+    Ok(())
 }
 
 /// Checks a size, which is to be that of a mapping.

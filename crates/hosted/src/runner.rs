@@ -167,7 +167,7 @@ fn run_hart(mut hart: VirtualHart, vm: &HostedVm, pace: &Pace, engine: &mut dyn 
     let mut account = Account::of_this_thread();
     pace.tracing.apply(&mut hart);
     loop {
-        pace.gate.pass(vm);
+        pace.gate.pass(vm, &mut hart);
         pace.debug.pass(vm, &mut hart, &pace.gate);
         if let Some(rest) = pace.throttle.as_ref().and_then(|throttle| account.settle(throttle))
             && vm.power_requested().is_none()

@@ -142,6 +142,8 @@ run_command() {
     [ -z "$trouble" ] || refuse
     agent script &
     network
+    # From here on it only waits: a machine that is saved now serves as any command's.
+    echo ready >&3
 
     # The host may still be connecting: an empty read isn't the end yet.
     tries=0

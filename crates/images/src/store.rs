@@ -390,6 +390,26 @@ impl Store {
         Ok(image)
     }
 
+    /// Takes a file that isn't an image's but a machine's, from elsewhere: it is moved if it isn't there yet, and if it
+    /// is what its digest says. A machine's description must name it already.
+    pub fn adopt_blob(&self, file: &Path, sha256: &str) -> Result<()> {
+        let malformed = |reason: &str| Error::malformed(file.display().to_string(), reason);
+        if !crate::archive::is_sha256(sha256) {
+            return Err(malformed("its name isn't a digest"));
+        }
+        let path = self.blobs().join(sha256);
+        if path.exists() {
+            return Ok(());
+        }
+        if prepare_blob(file)?.sha256 != sha256 {
+            return Err(malformed("it isn't what its digest says"));
+        }
+        let lock = self.lock_file()?;
+        lock.lock().context("lock", &self.root)?;
+        fs::rename(file, &path).context("create", &path)?;
+        sync_directory(&self.blobs())
+    }
+
     /// Removes drafts whose process has ended, and partial downloads that nobody has gone on with.
     fn remove_leftovers(&self) {
         for directory in entries(&self.drafts()).unwrap_or_default() {

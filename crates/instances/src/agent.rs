@@ -49,6 +49,24 @@ pub struct ExecRequest {
     /// Whether it goes on without anybody who listens. The answer comes when it runs.
     #[serde(default)]
     pub detach: bool,
+    /// Whether what it has written is to be on the disks before its end is told.
+    #[serde(default)]
+    pub is_durable: bool,
+}
+
+/// What the host has to know of an agent to go on with it later.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedLink {
+    ready: bool,
+    /// Bytes under way to the guest, and from it.
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// Input that it takes for a command.
+    window: usize,
+    /// The latest channel, and those that are in use.
+    latest: u32,
+    channels: Vec<u32>,
 }
 
 impl ExecRequest {
@@ -59,7 +77,7 @@ impl ExecRequest {
             return Err("a command is one word or more, without NUL characters".into());
         }
         let (rows, columns) = self.terminal.unwrap_or_default();
-        let mut payload = vec![u8::from(self.terminal.is_some())];
+        let mut payload = vec![u8::from(self.terminal.is_some()) | u8::from(self.is_durable) << 1];
         for number in [rows, columns, self.environment.len() as u16] {
             payload.extend(number.to_le_bytes());
         }
@@ -173,9 +191,7 @@ impl AgentLink {
     }
 
     fn send(&self, mut link: MutexGuard<'_, Link>, channel: u32, kind: u8, payload: &[u8]) {
-        link.outgoing.extend(channel.to_le_bytes());
-        link.outgoing.extend((u32::from(kind) << 24 | payload.len() as u32).to_le_bytes());
-        link.outgoing.extend(payload);
+        link.add(channel, kind, payload);
         drop(link);
         // Not under the lock: the device asks for it.
         self.wake.wake();
@@ -201,6 +217,49 @@ impl AgentLink {
         }
     }
 
+    /// Makes the guest another machine than the one that it is a copy of.
+    pub(crate) fn identify(&self, identity: &[u8]) {
+        let link = self.lock();
+        if link.ready {
+            self.send(link, 0, kind::IDENTITY, identity);
+        }
+    }
+
+    /// What has to be known to go on with the agent later.
+    pub(crate) fn save(&self) -> SavedLink {
+        let link = self.lock();
+        let open = link.channels.iter().filter(|(_, channel)| !channel.ended);
+        SavedLink {
+            ready: link.ready,
+            outgoing: link.outgoing.iter().copied().collect(),
+            incoming: link.incoming.clone(),
+            window: link.window,
+            latest: link.next,
+            channels: open.map(|(id, _)| *id).collect(),
+        }
+    }
+
+    /// Goes on with an agent of which this was known: with one of its commands, if that is there, and without the
+    /// others, of which nobody is at the other end any more.
+    pub(crate) fn restore(&self, saved: SavedLink, command: Option<u32>) -> Option<Channel> {
+        let mut link = self.lock();
+        link.ready = saved.ready;
+        link.outgoing = saved.outgoing.into();
+        link.incoming = saved.incoming;
+        link.window = saved.window.clamp(1, MOST_WINDOW);
+        link.next = saved.latest;
+        let (kept, ended): (Vec<_>, Vec<_>) = saved.channels.into_iter().partition(|id| Some(*id) == command);
+        let channel = kept.first().map(|&id| {
+            let window = link.window;
+            link.channels.insert(id, ChannelState::new(window));
+            Channel { link: self.clone(), id }
+        });
+        for id in ended {
+            link.add(id, kind::CLOSE, &[]);
+        }
+        channel
+    }
+
     /// Runs a command.
     ///
     /// # Errors
@@ -213,8 +272,8 @@ impl AgentLink {
         }
         link.next = link.next.wrapping_add(1).max(1);
         let id = link.next;
-        let state = ChannelState { frames: VecDeque::new(), waiting: 0, credit: link.window, ended: false };
-        link.channels.insert(id, state);
+        let window = link.window;
+        link.channels.insert(id, ChannelState::new(window));
         self.send(link, id, kind::EXEC, &payload);
         Ok(Channel { link: self.clone(), id })
     }
@@ -227,6 +286,12 @@ impl Default for AgentLink {
 }
 
 impl Link {
+    fn add(&mut self, channel: u32, kind: u8, payload: &[u8]) {
+        self.outgoing.extend(channel.to_le_bytes());
+        self.outgoing.extend((u32::from(kind) << 24 | payload.len() as u32).to_le_bytes());
+        self.outgoing.extend(payload);
+    }
+
     /// Ends every channel.
     fn forget(&mut self, reason: &str) {
         self.ready = false;
@@ -289,6 +354,10 @@ impl Link {
 }
 
 impl ChannelState {
+    fn new(credit: usize) -> Self {
+        Self { frames: VecDeque::new(), waiting: 0, credit, ended: false }
+    }
+
     fn end(&mut self, last: Frame) {
         self.frames.push_back(last);
         self.ended = true;
@@ -302,6 +371,11 @@ pub struct Channel {
 }
 
 impl Channel {
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// The next frame from the command; none come behind its end.
     #[must_use]
     pub fn receive(&self) -> Option<Frame> {

@@ -27,7 +27,7 @@ fn session(directory: &Directory, words: &[&str]) -> Result<Session> {
         directory: "/".into(),
         terminal: None,
         patience: PATIENCE,
-        detach: false,
+        ..ExecRequest::default()
     };
     Client::new(directory).exec(request)
 }

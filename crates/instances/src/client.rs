@@ -1,12 +1,12 @@
 //! A command's end of a machine's control socket.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::agent::ExecRequest;
 use crate::directory::Directory;
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::protocol::{
     Ended, Envelope, Frame, Live, Reply, Request, Stats, TraceRequest, VERSION, read_line, write_line,
 };
+use crate::saving::{self, Step};
 
 /// How long a process that has the lock may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +50,18 @@ impl<'a> Client<'a> {
 
     fn no_answer(&self, error: &io::Error) -> Error {
         Error::NoAnswer { name: self.directory.name().to_owned(), reason: error.to_string() }
+    }
+
+    fn send(&self, request: &Request) -> Result<UnixStream> {
+        #[derive(Serialize)]
+        struct Borrowed<'a> {
+            version: u32,
+            request: &'a Request,
+        }
+        let mut stream = self.connect()?;
+        let sent = write_line(&mut stream, &Borrowed { version: VERSION, request });
+        sent.map_err(|error| self.no_answer(&error))?;
+        Ok(stream)
     }
 
     fn ask<T: DeserializeOwned>(&self, request: Request, limit: Option<Duration>) -> Result<(T, UnixStream)> {
@@ -180,6 +193,17 @@ impl<'a> Client<'a> {
         self.ask(Request::RemovePort(port.to_owned()), Some(ANSWER)).map(|((), _)| ())
     }
 
+    /// Has the machine's process write down its memory, for a start.
+    ///
+    /// # Errors
+    /// If it can't.
+    pub(crate) fn save(&self) -> Result<Saving> {
+        let stream = self.send(&Request::Save)?;
+        let mut saving = Saving { stream, name: self.directory.name().to_owned() };
+        saving.step()?;
+        Ok(saving)
+    }
+
     /// Listens to what the machine says, and may type.
     ///
     /// # Errors
@@ -217,6 +241,44 @@ impl<'a> Client<'a> {
 #[derive(Deserialize)]
 struct Answer<T> {
     reply: Reply<T>,
+}
+
+/// A machine that is being saved, until this is dropped.
+pub(crate) struct Saving {
+    stream: UnixStream,
+    name: String,
+}
+
+impl Saving {
+    /// Stops the machine, and has the rest written down.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.say(saving::FREEZE).map(|_| ())
+    }
+
+    /// Lets it go on. Returns for how many microseconds it stood still.
+    pub fn thaw(&mut self) -> Result<u64> {
+        self.say(saving::THAW)
+    }
+
+    fn say(&mut self, word: &[u8]) -> Result<u64> {
+        let sent = self.stream.write_all(word).and_then(|()| self.stream.write_all(b"\n"));
+        sent.map_err(|_| self.ended())?;
+        self.step()
+    }
+
+    fn step(&mut self) -> Result<u64> {
+        let line = read_line(&mut self.stream).map_err(|_| self.ended())?;
+        match serde_json::from_slice(&line) {
+            Ok(Step::Done(time)) => Ok(time),
+            Ok(Step::Failed(reason)) => Err(Error::Refused(reason)),
+            // It speaks another version of the protocol, and has said so.
+            Err(_) => Err(Error::Refused(String::from_utf8_lossy(&line).into_owned())),
+        }
+    }
+
+    fn ended(&self) -> Error {
+        Error::Refused(format!("machine {} has ended", self.name))
+    }
 }
 
 /// Frames to and from a machine.

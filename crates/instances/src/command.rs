@@ -2,6 +2,7 @@
 //! guest protocol").
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub(crate) struct CommandPorts {
     stderr: Stream,
     control: Stream,
     outcome: Arc<Mutex<Option<Outcome>>>,
+    ready: Arc<AtomicBool>,
 }
 
 impl CommandPorts {
@@ -40,6 +42,7 @@ impl CommandPorts {
             stderr: stream(),
             control: stream(),
             outcome: Arc::default(),
+            ready: Arc::default(),
         }
     }
 
@@ -55,6 +58,21 @@ impl CommandPorts {
         .into()
     }
 
+    /// Only listens for word that the guest is ready.
+    pub fn listen(&self) -> io::Result<()> {
+        self.control.write_to(self.reader(|| ()))
+    }
+
+    fn reader<F: Fn()>(&self, ended: F) -> ControlReader<F> {
+        let (outcome, ready) = (Arc::clone(&self.outcome), Arc::clone(&self.ready));
+        ControlReader { line: Vec::new(), outcome, ready, ended }
+    }
+
+    /// Whether the guest has said that it waits for a command.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
     /// Connects the standard streams; `ended` is called once the command's outcome is known. Without standard input the
     /// command reads its end at once.
     pub fn connect(
@@ -65,8 +83,7 @@ impl CommandPorts {
     ) -> io::Result<()> {
         self.stdout.write_to(stdout)?;
         self.stderr.write_to(stderr)?;
-        let reader = ControlReader { line: Vec::new(), outcome: Arc::clone(&self.outcome), ended };
-        self.control.write_to(reader)?;
+        self.control.write_to(self.reader(ended))?;
         match stdin {
             Some(stdin) => self.stdin.read_from(stdin, None)?,
             None => self.stdin.end_input(),
@@ -108,6 +125,7 @@ fn quote(text: &str) -> String {
 struct ControlReader<F> {
     line: Vec<u8>,
     outcome: Arc<Mutex<Option<Outcome>>>,
+    ready: Arc<AtomicBool>,
     ended: F,
 }
 
@@ -116,6 +134,9 @@ impl<F: Fn()> Write for ControlReader<F> {
         for &byte in bytes {
             if byte == b'\n' {
                 let outcome = parse(&String::from_utf8_lossy(&self.line));
+                if self.line.trim_ascii() == b"ready" {
+                    self.ready.store(true, Ordering::SeqCst);
+                }
                 self.line.clear();
                 if let Some(outcome) = outcome {
                     self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
@@ -160,10 +181,9 @@ mod tests {
     #[test]
     fn first_outcome_counts_and_noise_is_ignored() {
         let ports = CommandPorts::new();
-        let mut reader =
-            ControlReader { line: Vec::new(), outcome: Arc::clone(&ports.outcome), ended: || {} };
+        let mut reader = ports.reader(|| ());
         reader.write_all(b"hello\nexit 999\nexi").unwrap();
-        assert_eq!(ports.outcome(), None);
+        assert_eq!((ports.outcome(), ports.is_ready()), (None, false));
         reader.write_all(b"t 7\nexit 0\n").unwrap();
         assert_eq!(ports.outcome(), Some(Outcome::Exit(7)));
         reader.write_all(&[b'x'; 3 * LINE_LIMIT]).unwrap();

@@ -67,6 +67,20 @@ pub struct Config {
     /// Whether its process may do all that its user may (`--no-sandbox`).
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub unconfined: bool,
+    /// Made to be saved once it is ready, for others to begin as copies of it; listed nowhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub template: bool,
+    /// Whether it takes a command; also true of a template without one.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub takes_command: bool,
+}
+
+impl Config {
+    /// Whether the guest boots to run one command, and not its own system.
+    #[must_use]
+    pub fn is_for_command(&self) -> bool {
+        self.takes_command || !self.command.is_empty()
+    }
 }
 
 impl Config {

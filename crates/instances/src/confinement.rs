@@ -7,6 +7,7 @@ use rvisor_hosted::sandbox::{Access, Sandbox, SandboxError};
 use crate::config::Config;
 use crate::directory::{Directory, RUN};
 use crate::error::Result;
+use crate::snapshot::RESUME;
 
 /// The sandbox of a machine; `None` where the user wants none.
 pub(crate) fn sandbox(
@@ -22,6 +23,7 @@ pub(crate) fn sandbox(
         // Not to be changed: `config.json` says what the next process may do.
         .allow(directory.file(""), Access::List, "the machine")
         .allow(directory.file(RUN), Access::Keep, "its state, log and control socket")
+        .allow(directory.file(RESUME), Access::Remove, "what it goes on from, once it does")
         .allow(directory.file("lock"), Access::Write, "its lock")
         .allow(store.join("journal"), Access::Keep, "events of all machines");
     let is_new = directory.state().is_ok_and(|state| state.started == 0);

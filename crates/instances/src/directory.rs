@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 /// The machine's own disk, a qcow2 overlay over its image's.
 const DISK: &str = "disk.qcow2";
 /// Held by the process that runs the machine.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 const CONFIG: &str = "config.json";
 /// All that the machine's process may make, replace and remove is in there: what tells the next process what it may do
 /// is not.
@@ -125,11 +125,8 @@ impl Machines {
         config: &Config,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<(Directory, Lock)> {
-        check_name(name)?;
+        self.check_unused(name)?;
         let path = self.root.join(name);
-        if path.exists() {
-            return Err(Error::NameTaken(name.to_owned()));
-        }
         fs::create_dir_all(&self.root).context("create", &self.root)?;
         let draft = Draft::new(&self.root, name)?;
         write_json(&draft.path.join(CONFIG), config)?;
@@ -139,6 +136,20 @@ impl Machines {
         fill(&draft.path)?;
         let lock = draft.publish(&path, name)?;
         Ok((self.open(name)?, lock))
+    }
+
+    /// Checks that a machine can have this name.
+    pub(crate) fn check_unused(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        if self.root.join(name).exists() {
+            return Err(Error::NameTaken(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A directory for this process's work, beside those of machines.
+    pub(crate) fn transient(&self, what: &str) -> PathBuf {
+        self.root.join(format!("{TRANSIENT}{what}-{}", std::process::id()))
     }
 
     /// The machine of this name.
@@ -163,6 +174,13 @@ impl Machines {
     /// # Errors
     /// If the host refuses.
     pub fn list(&self) -> Result<Vec<Listed>> {
+        let mut machines = self.list_all()?;
+        machines.retain(|listed| !listed.config.as_ref().is_some_and(|config| config.template));
+        Ok(machines)
+    }
+
+    /// The same with those that are only made to be copied.
+    fn list_all(&self) -> Result<Vec<Listed>> {
         let mut machines = Vec::new();
         for name in self.names()? {
             // One that is being removed at this moment isn't there any more.
@@ -201,7 +219,7 @@ impl Machines {
                 let _ = fs::remove_dir_all(&path);
             }
         }
-        for listed in self.list().unwrap_or_default() {
+        for listed in self.list_all().unwrap_or_default() {
             let is_over = matches!(listed.state.status, Status::Crashed | Status::Exited)
                 && listed.config.as_ref().is_some_and(|config| config.remove);
             if is_over {
@@ -328,6 +346,13 @@ impl Directory {
     /// What the machine has said.
     pub(crate) fn log(&self) -> PathBuf {
         self.file(LOG)
+    }
+
+    /// Names of the files of its own disks.
+    pub(crate) fn disk_files(&self) -> Result<Vec<String>> {
+        let config = self.config()?;
+        let own = config.base_disk.iter().map(|_| DISK.to_owned());
+        Ok(own.chain((0..config.disks.len()).map(other_disk)).collect())
     }
 
     /// What the machine is.
@@ -558,6 +583,8 @@ pub(crate) mod tests {
                 code_cache: None,
                 code_memory: None,
             },
+            template: false,
+            takes_command: false,
         }
     }
 

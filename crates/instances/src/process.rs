@@ -1,13 +1,13 @@
 //! A machine running in this process, and what others may ask of it meanwhile.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use rvisor_hosted::Stream;
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::gdb::{GdbListener, GdbSession, Listening};
 use rvisor_hosted::machine::{Machine, MachineConfig};
@@ -17,8 +17,10 @@ use rvisor_hosted::sandbox::Sandbox;
 use rvisor_hosted::share::ShareOptions;
 use rvisor_hosted::stream::Filter;
 use rvisor_hosted::translator;
-use rvisor_machine::PowerRequest;
+use rvisor_hosted::{HostMemory, Stream};
 use rvisor_machine::boot::Program;
+use rvisor_machine::persist::SavedState;
+use rvisor_machine::{PowerRequest, VirtualHart};
 use signal_hook::consts::SIGWINCH;
 use signal_hook::iterator::Signals;
 
@@ -32,9 +34,13 @@ use crate::directory::{Directory, Lock};
 use crate::drive::Drive;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
+use crate::exec_command::{self, ExecCommand};
+use crate::identity;
 use crate::log_file::{LogWriter, Source};
 use crate::networks::Networks;
 use crate::protocol::{HartStats, Live, Stats, TraceRequest, Transfer};
+use crate::saved::SavedHost;
+use crate::saving::wall_clock;
 use crate::server;
 use crate::terminal::TerminalCommand;
 use crate::trace::Recording;
@@ -71,9 +77,8 @@ pub struct End {
 /// A machine that is ready to run in this process.
 pub struct VmProcess {
     control: Arc<Control>,
-    kernel: Vec<u8>,
-    initrd: Vec<u8>,
-    command: Option<CommandPorts>,
+    /// The connections of the machine that it goes on from, if it doesn't begin with power-on.
+    saved: Option<(SavedHost, bool)>,
     lock: Lock,
     sandbox: Option<Sandbox>,
 }
@@ -85,15 +90,13 @@ impl VmProcess {
     /// If the machine can't be made.
     pub fn new(directory: Directory, lock: Lock, rest: translator::Options) -> Result<Self> {
         let config = directory.config()?;
-        let blob = |digest: &str| {
-            let path = directory.store().join("blobs/sha256").join(digest);
-            fs::read(&path).context("read a file of the machine's image,", &path)
-        };
-        let (kernel, mut initrd) = (blob(&config.kernel)?, blob(&config.run_initrd)?);
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(rvisor_images::run_overlay(AGENT));
+        directory.finish_restore(&lock)?;
         let (serial, agent) = (Stream::new(), AgentLink::new());
-        let command = (!config.command.is_empty()).then(CommandPorts::new);
+        let command = config.is_for_command().then(CommandPorts::new);
+        let (origin, saved) = match directory.saved()? {
+            Some(saved) => (Some(saved.origin), Some((saved.host, saved.is_fresh))),
+            None => (None, None),
+        };
         let mut ports = command.as_ref().map(CommandPorts::ports).unwrap_or_default();
         ports.push(agent.port());
         let on_power_on = agent.clone();
@@ -112,13 +115,21 @@ impl VmProcess {
             engine: config.engine.kind(),
             translator: config.engine.translator(rest),
             on_power_on: Some(Box::new(move || on_power_on.reset())),
+            origin,
+            page_map: HostMemory::page_map(),
         };
+        // The process can't open them any more once it is confined.
+        let files = BootFiles::open(&directory, &config)?;
         let meter = Meter::new().context("open", Path::new("/proc/self"))?;
         let sandbox = confinement::sandbox(&directory, &config, &machine)?;
         if let Some(sandbox) = &sandbox {
             sandbox.confine_files()?;
         }
         let machine = Machine::new(machine)?;
+        if saved.is_some() {
+            // From here on memory and disks go apart.
+            directory.forget_saved()?;
+        }
         let console = Console::new(LogWriter::open(directory.log())?);
         let events = Events::new(directory.store());
         let control = Arc::new(Control {
@@ -130,12 +141,15 @@ impl VmProcess {
             console,
             serial,
             events,
+            command,
+            exec: ExecCommand::default(),
+            files,
             phase: Mutex::default(),
             changed: Condvar::new(),
             started: Instant::now(),
             meter,
         });
-        Ok(Self { control, kernel, initrd, command, lock, sandbox })
+        Ok(Self { control, saved, lock, sandbox })
     }
 
     /// The machine.
@@ -164,14 +178,24 @@ impl VmProcess {
     /// If it can't be started. Its end, good or bad, is no error.
     pub fn run(self, front: Front, ready: impl FnOnce()) -> Result<End> {
         let control = &self.control;
-        let command_line = control.command_line();
-        let program =
-            Program::Linux { kernel: &self.kernel, initrd: Some(&self.initrd), command_line: &command_line };
-        let placed = control.machine.place(&program)?;
+        // Read now if it is needed at once, else when the guest reboots.
+        let mut boot = if self.saved.is_none() { Some(control.boot()?) } else { None };
+        if let Some(boot) = &boot {
+            control.machine.place(&boot.program())?;
+        }
+        let mut load = |vm: &HostedVm, harts: &mut [VirtualHart]| {
+            let boot = match &mut boot {
+                Some(boot) => boot,
+                none => none.insert(control.boot().map_err(std::io::Error::other)?),
+            };
+            let placed = control.machine.place(&boot.program()).map_err(std::io::Error::other)?;
+            placed.load(vm, harts).map_err(std::io::Error::other)
+        };
         let listener = server::listen(&control.directory)?;
         let host = |result: std::io::Result<()>| result.context("use", Path::new("the host's threads"));
         let signals = end_on_signals(control.machine.vm()).context("use", Path::new("signals"))?;
-        self.connect(front).or_else(|error| host(Err(error)))?;
+        let channel = self.take_over()?;
+        self.connect(front, channel).or_else(|error| host(Err(error)))?;
         let clients = server::serve(listener, control).context("use", Path::new("the host's threads"))?;
         keep_clock(control.agent.clone()).context("use", Path::new("the host's threads"))?;
         control.directory.set_state(&Directory::started())?;
@@ -180,10 +204,12 @@ impl VmProcess {
             sandbox.confine_calls()?;
         }
         ready();
-        let on_reset = if self.command.is_some() { OnReset::Stop } else { OnReset::Reboot };
-        let ending = control.machine.run(&placed, on_reset, None);
+        let on_reset = if control.config.is_for_command() { OnReset::Stop } else { OnReset::Reboot };
+        let ending = control.machine.run_with(&mut load, on_reset, None);
+        control.agent.close();
         control.serial.drain(PATIENCE);
-        if let Some(command) = &self.command {
+        control.exec.drain(PATIENCE);
+        if let Some(command) = &control.command {
             command.drain(PATIENCE);
         }
         let end = self.end(ending.map_err(|error| error.to_string()), signals.get());
@@ -206,15 +232,34 @@ impl VmProcess {
         move || control.machine.profile()
     }
 
+    /// Goes on with the agent of the machine that this one goes on from. Returns the channel of its command, if it runs
+    /// one there.
+    fn take_over(&self) -> Result<Option<Channel>> {
+        let Some((host, is_fresh)) = &self.saved else { return Ok(None) };
+        let control = &self.control;
+        let channel = control.agent.restore(host.agent.clone(), host.command);
+        if !*is_fresh {
+            control.agent.set_clock(wall_clock());
+            return Ok(channel);
+        }
+        control.agent.identify(&identity::fresh(control.directory.name())?);
+        if control.config.command.is_empty() || channel.is_some() {
+            return Ok(channel);
+        }
+        let (command, environment) = (control.config.words(), &control.config.environment);
+        let request = exec_command::request(&command, environment, !control.config.remove);
+        control.agent.exec(&request).map(Some).map_err(Error::Refused)
+    }
+
     /// Connects the machine's streams.
-    fn connect(&self, front: Front) -> std::io::Result<()> {
+    fn connect(&self, front: Front, channel: Option<Channel>) -> std::io::Result<()> {
         let control = &self.control;
         let (filter, foreground) = match front {
             Front::Foreground(filter) => (filter, true),
             Front::Detached => (None, false),
         };
         let stdout = || foreground.then(|| Box::new(std::io::stdout()) as _);
-        let Some(command) = &self.command else {
+        let Some(command) = &control.command else {
             control.serial.write_to(control.console.sink(Source::Console, stdout()))?;
             if foreground {
                 control.serial.read_from(std::io::stdin(), filter)?;
@@ -234,13 +279,22 @@ impl VmProcess {
                 vm.request_power(PowerRequest::PowerOff);
             }
         };
+        if let Some(channel) = channel {
+            return control.exec.start(channel, stdin, sinks, ended);
+        }
+        if control.config.command.is_empty() {
+            return command.listen();
+        }
         if control.config.terminal {
             let nobody = (std::io::sink(), std::io::sink());
             command.connect(None, nobody, ended)?;
             return self.on_terminal(command.clone(), sinks.0, foreground.then_some(filter));
         }
         command.connect(stdin, sinks, ended)?;
-        command.give(&control.config.environment, &control.config.words());
+        // One that goes on has been given it before it was saved.
+        if self.saved.is_none() {
+            command.give(&control.config.environment, &control.config.words());
+        }
         Ok(())
     }
 
@@ -284,7 +338,8 @@ impl VmProcess {
         let end = |code| End { code, error: None, last_lines: Vec::new() };
         let failed = |error: String| End { error: Some(error), ..end(125) };
         let phase = self.control.phase();
-        let outcome = self.command.as_ref().map(CommandPorts::outcome);
+        let told = |ports: &CommandPorts| self.control.exec.outcome().or_else(|| ports.outcome());
+        let outcome = self.control.command.as_ref().map(told);
         match (ending, signal, outcome) {
             (Err(error), ..) => failed(error),
             (_, Some(signal), _) => end(128_u8.saturating_add(signal as u8)),
@@ -342,7 +397,7 @@ fn keep_clock(agent: AgentLink) -> std::io::Result<()> {
         let mut seen = 0;
         while let Some(starts) = agent.wait_start(seen) {
             seen = starts;
-            agent.set_clock(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + TRANSIT);
+            agent.set_clock(wall_clock() + TRANSIT);
         }
     })?;
     Ok(())
@@ -388,6 +443,55 @@ fn forward(port: &str) -> Result<Forward, String> {
     port.parse().map_err(|error| format!("{port}: {error}"))
 }
 
+/// A file of the machine's image, open.
+struct ImageFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl ImageFile {
+    fn open(directory: &Directory, digest: &str) -> Result<Self> {
+        let path = directory.store().join("blobs/sha256").join(digest);
+        let file = File::open(&path).context("read a file of the machine's image,", &path)?;
+        Ok(Self { path, file })
+    }
+
+    fn read(&self) -> Result<Vec<u8>> {
+        let read = || {
+            let mut bytes = vec![0; self.file.metadata()?.len() as usize];
+            self.file.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        read().context("read a file of the machine's image,", &self.path)
+    }
+}
+
+/// The files that a guest is booted from.
+struct BootFiles {
+    kernel: ImageFile,
+    initrd: ImageFile,
+}
+
+impl BootFiles {
+    fn open(directory: &Directory, config: &Config) -> Result<Self> {
+        let open = |digest| ImageFile::open(directory, digest);
+        Ok(Self { kernel: open(&config.kernel)?, initrd: open(&config.run_initrd)? })
+    }
+}
+
+/// What a guest is booted from, read.
+struct Boot {
+    kernel: Vec<u8>,
+    initrd: Vec<u8>,
+    command_line: String,
+}
+
+impl Boot {
+    fn program(&self) -> Program<'_> {
+        Program::Linux { kernel: &self.kernel, initrd: Some(&self.initrd), command_line: &self.command_line }
+    }
+}
+
 /// What has been asked of a machine, and whether it has ended.
 #[derive(Default)]
 struct Phase {
@@ -396,6 +500,8 @@ struct Phase {
     /// The machine was ended without asking.
     forced: bool,
     paused: bool,
+    /// Somebody is saving the machine, who decides when it goes on.
+    saving: bool,
     ended: Option<u8>,
 }
 
@@ -408,6 +514,10 @@ pub(crate) struct Control {
     terminal: TerminalCommand,
     console: Console,
     serial: Stream,
+    /// Ports of a machine for one command, and the command where the agent runs it.
+    command: Option<CommandPorts>,
+    exec: ExecCommand,
+    files: BootFiles,
     events: Events,
     phase: Mutex<Phase>,
     changed: Condvar,
@@ -421,13 +531,17 @@ impl Control {
     }
 
     fn tell(&self, action: &str, detail: Option<String>) {
-        self.events.add(&self.directory.current_name(), action, detail);
+        if !self.config.template {
+            self.events.add(&self.directory.current_name(), action, detail);
+        }
     }
 
     fn command_line(&self) -> String {
-        let (append, name) = (&self.config.append, self.directory.name());
+        let append = &self.config.append;
+        // Who begins as a copy of a template gets a name of its own.
+        let name = if self.config.template { "rvisor" } else { self.directory.name() };
         let common = format!("{append} quiet rvisor.agent=1 rvisor.hostname={name}");
-        if self.config.command.is_empty() {
+        if !self.config.is_for_command() {
             // The second name is for the image's own init (kernel-command-line(7) of systemd).
             format!("{common} systemd.hostname={name}")
         } else {
@@ -444,14 +558,16 @@ impl Control {
     pub fn type_in(&self, bytes: &[u8]) {
         if self.config.terminal {
             self.terminal.type_in(bytes);
-        } else if self.config.command.is_empty() {
+        } else if !self.config.is_for_command() {
             self.serial.feed(bytes);
         }
     }
 
     /// How the machine is.
     pub fn live(&self) -> Live {
-        Live { pid: std::process::id(), paused: self.phase().paused, agent: self.agent.is_ready() }
+        let agent = self.agent.is_ready();
+        let ready = agent && self.command.as_ref().is_none_or(CommandPorts::is_ready);
+        Live { pid: std::process::id(), paused: self.phase().paused, agent, ready }
     }
 
     /// What it uses and has done.
@@ -530,6 +646,7 @@ impl Control {
     /// Stops the harts.
     pub fn pause(&self) -> Result<(), String> {
         let mut phase = self.phase();
+        self.check_saving(&phase)?;
         if phase.paused {
             return Err(format!("machine {} is paused already", self.directory.current_name()));
         }
@@ -546,13 +663,14 @@ impl Control {
     /// Lets them go on.
     pub fn resume(&self) -> Result<(), String> {
         let mut phase = self.phase();
+        self.check_saving(&phase)?;
         if !phase.paused {
             return Err(format!("machine {} isn't paused", self.directory.current_name()));
         }
         phase.paused = false;
         self.machine.resume();
         drop(phase);
-        self.agent.set_clock(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        self.agent.set_clock(wall_clock());
         self.note(Status::Running);
         self.tell("unpause", None);
         Ok(())
@@ -581,6 +699,78 @@ impl Control {
         let session = GdbSession::attach(&self.machine).map_err(|error| error.to_string())?;
         self.tell("debug", None);
         Ok(session)
+    }
+
+    fn check_saving(&self, phase: &Phase) -> Result<(), String> {
+        if phase.saving {
+            let name = self.directory.current_name();
+            return Err(format!("machine {name} is being saved; try again when that is done"));
+        }
+        Ok(())
+    }
+
+    /// The machine's directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The machine.
+    pub fn vm(&self) -> &HostedVm {
+        self.machine.vm()
+    }
+
+    /// One client at a time saves the machine; nobody else pauses it or lets it go on meanwhile.
+    pub fn begin_saving(&self) -> Result<(), String> {
+        let mut phase = self.phase();
+        self.check_saving(&phase)?;
+        phase.saving = true;
+        Ok(())
+    }
+
+    /// The client is done.
+    pub fn end_saving(&self) {
+        self.phase().saving = false;
+    }
+
+    /// Has the disks' files tell all that the guest has been told is written.
+    pub fn flush_disks(&self) -> std::io::Result<()> {
+        self.machine.flush_disks()
+    }
+
+    /// Stops the harts. Returns whether they were stopped before.
+    pub fn freeze(&self) -> Result<bool, String> {
+        let was_paused = self.phase().paused;
+        if !was_paused && !self.machine.pause() {
+            return Err("the machine is ending".into());
+        }
+        Ok(was_paused)
+    }
+
+    /// The state of the machine, whose harts are stopped; nothing changes in it until it is thawed.
+    pub fn saved_state(&self) -> Result<SavedState, String> {
+        self.machine.freeze().map_err(|error| error.to_string())
+    }
+
+    /// What the host's end has to know to go on.
+    pub fn saved_host(&self) -> SavedHost {
+        SavedHost { agent: self.agent.save(), command: self.exec.channel() }
+    }
+
+    /// Lets everything go on as before [`freeze`](Self::freeze).
+    pub fn thaw(&self, was_paused: bool) {
+        self.machine.thaw();
+        if !was_paused {
+            self.machine.resume();
+            self.agent.set_clock(wall_clock());
+        }
+    }
+
+    /// What the guest is booted from.
+    fn boot(&self) -> Result<Boot> {
+        let (kernel, mut initrd) = (self.files.kernel.read()?, self.files.initrd.read()?);
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(rvisor_images::run_overlay(AGENT));
+        Ok(Boot { kernel, initrd, command_line: self.command_line() })
     }
 
     fn forwards(&self) -> Result<&Ports, String> {

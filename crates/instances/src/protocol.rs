@@ -25,6 +25,7 @@ pub(crate) mod kind {
     pub const CLOSE: u8 = 7;
     pub const POWER_OFF: u8 = 8;
     pub const CLOCK: u8 = 9;
+    pub const IDENTITY: u8 = 10;
     pub const HELLO: u8 = 64;
     pub const STDOUT: u8 = 65;
     pub const STDERR: u8 = 66;
@@ -66,6 +67,8 @@ pub(crate) enum Request {
     AddPort(String),
     /// Forward it no longer.
     RemovePort(String),
+    /// Save it: lines, as `saving` has them.
+    Save,
     /// Frames: what it says on its console or its command's streams; what is typed.
     Attach,
     /// Frames: gdb's remote serial protocol, as input and output.
@@ -105,6 +108,9 @@ pub struct Live {
     pub paused: bool,
     /// Whether the guest's agent has answered since it was powered on.
     pub agent: bool,
+    /// Whether the guest is up and only waits for a command.
+    #[serde(default)]
+    pub ready: bool,
 }
 
 /// How a machine ended.

@@ -121,6 +121,7 @@ fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
         Request::Ports => reply(&mut stream, control.ports()),
         Request::AddPort(port) => reply(&mut stream, control.add_port(&port)),
         Request::RemovePort(port) => reply(&mut stream, control.remove_port(&port)),
+        Request::Save => crate::saving::save(control, stream),
         Request::Attach => attach(stream, control),
         Request::Debug => debug(stream, control),
         Request::Trace(request) => trace(stream, control, &request),

@@ -4,6 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use rvisor_waist::{Device, GuestPhysical, OutOfRange, Width};
 use spin::Mutex;
@@ -19,6 +20,8 @@ struct Slot {
 #[derive(Default)]
 pub struct Board {
     slots: Vec<Slot>,
+    /// Devices don't look at their back ends.
+    frozen: AtomicBool,
 }
 
 /// Another thread is using the device: try again.
@@ -29,7 +32,7 @@ impl Board {
     /// A board without devices.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: Vec::new() }
+        Self { slots: Vec::new(), frozen: AtomicBool::new(false) }
     }
 
     /// Puts a device at `window`.
@@ -83,9 +86,27 @@ impl Board {
     /// Tells the device at `base` that its back end has something for it.
     pub fn poll(&self, base: GuestPhysical) -> Result<(), Busy> {
         if let Ok((slot, 0)) = self.find(base, Width::Byte) {
-            slot.device.try_lock().ok_or(Busy)?.poll();
+            let mut device = slot.device.try_lock().ok_or(Busy)?;
+            // Looked at under the device's lock: who has frozen the board and had the lock since knows that nothing
+            // happens any more.
+            if !self.frozen.load(Ordering::SeqCst) {
+                device.poll();
+            }
         }
         Ok(())
+    }
+
+    /// Keeps devices from looking at their back ends, while the machine is being saved.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets them look again, at once too.
+    pub fn thaw(&self) {
+        self.frozen.store(false, Ordering::SeqCst);
+        for slot in &self.slots {
+            slot.device.lock().poll();
+        }
     }
 
     /// Does something with each device in the order of their addresses, until that fails.

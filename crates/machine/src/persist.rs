@@ -123,12 +123,13 @@ fn read_shape(reader: &mut StateReader<'_>) -> Result<SavedShape, StateError> {
 }
 
 impl<M: GuestMemory> Vm<M> {
-    /// Writes the machine's state down. No hart runs meanwhile; `harts` has what [`VirtualHart::save`] has written of
-    /// each. Devices finish what they have been given, which may change memory: save that afterwards.
+    /// Writes the machine's state down. No hart runs meanwhile, and the board is [frozen](crate::board::Board::freeze)
+    /// until memory has been saved too; `harts` has what [`VirtualHart::save`] has written of
+    /// each, `ticks` is what the clock shows. Devices finish what they have been given, which may change memory: save that afterwards.
     ///
     /// # Errors
     /// If a part can't be saved.
-    pub fn save(&self, harts: &[Vec<u8>]) -> Result<SavedState, StateError> {
+    pub fn save(&self, harts: &[Vec<u8>], ticks: u64) -> Result<SavedState, StateError> {
         let (config, ram) = (self.config(), self.memory().range());
         let mut writer = StateWriter::new();
         writer.number(field::HART_COUNT, config.harts as u64);
@@ -137,7 +138,7 @@ impl<M: GuestMemory> Vm<M> {
         writer.number(field::TRANSLATION, config.translation.satp_mode() | hypervisor);
         writer.number(field::RAM_BASE, ram.start.0);
         writer.number(field::RAM_SIZE, ram.end.0 - ram.start.0);
-        writer.number(field::TICKS, self.clock().ticks());
+        writer.number(field::TICKS, ticks);
         writer.section(field::HARTS, |section| {
             (1..).zip(harts).for_each(|(number, hart)| section.bytes(number, hart));
             Ok::<_, StateError>(())

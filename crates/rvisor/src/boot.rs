@@ -211,7 +211,7 @@ pub fn engine_config(
 
 /// Where translated code is kept: `$RVISOR_HOME/translations`, else `$XDG_CACHE_HOME/rvisor/translations`, else
 /// `~/.cache/rvisor/translations`.
-fn code_cache() -> Option<PathBuf> {
+pub fn code_cache() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // A relative one means nothing (XDG Base Directory Specification).
     let cache = variable("XDG_CACHE_HOME").filter(|path| path.is_absolute());

@@ -103,6 +103,34 @@ pub enum Command {
         #[command(subcommand)]
         command: NetworkCommand,
     },
+    /// Make, list, remove and go back to snapshots of machines: memory, devices and disks of one moment
+    Snapshot {
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+    /// Make a machine that begins as another is now, with an identity of its own
+    Clone(CloneMachine),
+    /// Write a machine to one file, with all that another host needs to go on with it
+    Export {
+        /// File to write; standard output if it isn't given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Machine to export; one that runs goes on meanwhile
+        machine: String,
+    },
+    /// Make the machine that `export` has written
+    Import {
+        /// File to read; - is standard input
+        file: PathBuf,
+        /// Its name
+        machine: String,
+        /// Give it an identity of its own, because the exported one goes on too
+        #[arg(long)]
+        copy: bool,
+        /// Don't start a machine that was running
+        #[arg(long)]
+        no_start: bool,
+    },
     /// Forward ports of the host to a running machine
     Port {
         #[command(subcommand)]
@@ -160,6 +188,9 @@ pub struct Run {
     /// Remove the machine and its disk when it ends
     #[arg(long)]
     pub rm: bool,
+    /// Boot, even if there is a ready guest to begin as a copy of
+    #[arg(long)]
+    pub cold: bool,
     /// Environment variable for the command; without a value it is this process's
     #[arg(short, long = "env", value_name = "NAME[=VALUE]", requires = "command")]
     pub environment: Vec<String>,
@@ -525,6 +556,60 @@ pub enum NetworkCommand {
 }
 
 #[derive(Subcommand, Debug)]
+pub enum SnapshotCommand {
+    /// Make a snapshot of a machine, which goes on meanwhile if it runs
+    Create {
+        /// Machine to save
+        machine: String,
+        /// Name of the snapshot; a number if it isn't given
+        name: Option<String>,
+    },
+    /// List a machine's snapshots
+    Ls {
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+        /// Machine whose snapshots to list
+        machine: String,
+    },
+    /// Remove snapshots of a machine
+    Rm {
+        /// Machine they are of
+        machine: String,
+        /// Snapshots to remove
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Go back to a snapshot; a machine that was running then goes on in the background
+    Restore {
+        /// End the machine first if it runs; what it was doing is lost
+        #[arg(short, long)]
+        force: bool,
+        /// Don't start a machine that was running
+        #[arg(long)]
+        no_start: bool,
+        /// Machine to take back
+        machine: String,
+        /// Snapshot to go back to; the latest if it isn't given
+        name: Option<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct CloneMachine {
+    /// Begin as it was when this snapshot was made
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+    /// Don't start the clone of a machine that was running
+    #[arg(long)]
+    pub no_start: bool,
+    /// Machine to copy; one that runs goes on meanwhile
+    pub machine: String,
+    /// Name of the clone
+    pub name: String,
+}
+
+#[derive(Subcommand, Debug)]
 pub enum PortCommand {
     /// Forward ports, until the machine ends
     Add {
@@ -636,6 +721,9 @@ pub struct Start {
     /// Use the console of the machine, or show its command's output; its exit code is then this command's
     #[arg(short, long)]
     pub attach: bool,
+    /// Boot it, even if it could go on from a snapshot
+    #[arg(long)]
+    pub cold: bool,
     /// Machines to start
     #[arg(required = true)]
     pub machines: Vec<String>,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use rvisor_images::progress::for_standard_error;
 use rvisor_images::{Error, Image, Name, Options, Recipe, Store};
+use rvisor_instances::Machines;
 
 use crate::builder::LocalBuilder;
 use crate::cli::{Build, Format, List, Mirror, Pull, Rmi};
@@ -83,6 +84,7 @@ pub fn remove(options: &Rmi) -> anyhow::Result<ExitCode> {
         store.remove(image)?;
         println!("{image}");
     }
+    Machines::new(&std::path::absolute(store.root())?).tidy_ready_points();
     Ok(ExitCode::SUCCESS)
 }
 

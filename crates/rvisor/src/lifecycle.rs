@@ -28,18 +28,21 @@ fn for_each(names: &[String], what: impl Fn(Directory) -> anyhow::Result<()>) ->
 /// `rvisor start`.
 pub fn start(options: &Start) -> anyhow::Result<ExitCode> {
     if !options.attach {
-        return for_each(&options.machines, |directory| start_one(&directory));
+        return for_each(&options.machines, |directory| start_one(&directory, options.cold));
     }
     let [name] = options.machines.as_slice() else { bail!("--attach is for one machine; name one") };
     let directory = machines()?.open(name)?;
-    start_one(&directory)?;
+    start_one(&directory, options.cold)?;
     sessions::attach_to(&directory, true)
 }
 
-fn start_one(directory: &Directory) -> anyhow::Result<()> {
+fn start_one(directory: &Directory, cold: bool) -> anyhow::Result<()> {
     directory.config()?;
     if directory.is_running()? {
         bail!("machine {} is running already", directory.name());
+    }
+    if cold {
+        directory.forget_saved()?;
     }
     run::start(directory)
 }

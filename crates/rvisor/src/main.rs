@@ -17,6 +17,7 @@ mod networks;
 mod run;
 mod session;
 mod sessions;
+mod snapshots;
 mod table;
 mod trace;
 
@@ -101,6 +102,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::MachineProcess { store, machine } => run::machine_process(&store, &machine),
         Command::Disk { command } => disks::disk(&command),
         Command::Network { command } => networks::network(&command),
+        Command::Snapshot { command } => snapshots::snapshot(&command),
+        Command::Clone(options) => snapshots::clone(&options),
+        Command::Export { output, machine } => snapshots::export(output.as_deref(), &machine),
+        Command::Import { file, machine, copy, no_start } => {
+            snapshots::import(&file, &machine, copy, no_start)
+        }
         Command::Port { command } => lifecycle::port(&command),
         Command::Gdb(options) => gdb::gdb(&options),
         Command::Trace(options) => trace::trace(&options),

@@ -13,13 +13,13 @@ use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
 use rvisor_images::{Image, Store};
 use rvisor_instances::{
-    Config, Directory, Drive, End, Events, Front, Lock, Machines, Networks, READY, VmProcess, check_name,
-    start_detached,
+    Config, Directory, Drive, End, Error, Events, Front, Lock, Machines, Networks, READY, ReadyPoint,
+    VmProcess, check_name, start_detached,
 };
 use rvisor_machine::PowerRequest;
 
 use crate::boot::{engine_config, network};
-use crate::cli::Run;
+use crate::cli::{Engine, Run};
 use crate::{confinement, images};
 
 /// Runs a machine; its end, or its command's, is the exit code.
@@ -55,7 +55,11 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         Some(name) => name.clone(),
         None => machines.unused_name(&image.name.to_string())?,
     };
-    let (directory, lock) = machines.create(&name, &config, |path| make_disks(path, &image, &config))?;
+    let ready = ready_point(options, &machines, &image, &config);
+    let (directory, lock) = machines.create(&name, &config, |path| match &ready {
+        Some(ready) => ready.give(path),
+        None => make_disks(path, &image, &config),
+    })?;
     Events::new(machines.store()).add(&name, "create", None);
     let result = if options.detach {
         drop(lock);
@@ -74,6 +78,26 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         return Err(remove_unless_it_ran(&machines, &name, error));
     }
     result
+}
+
+/// What the machine begins as, if it can begin as a copy of a guest that is ready.
+fn ready_point(options: &Run, machines: &Machines, image: &Image, config: &Config) -> Option<ReadyPoint> {
+    let engine = &options.engine;
+    // A console shows what a guest says while it boots; and who asks about the engine's work wants to see all of it.
+    let on_console = !options.detach && options.command.is_empty();
+    let is_watched = engine.profile || engine.dump_translation.is_some() || engine.engine == Engine::Lockstep;
+    let has_more = !config.disks.is_empty() || !config.volumes.is_empty() || config.terminal;
+    // The address that a guest gets on a network of several is its own.
+    let has_more = has_more || config.private_network.is_some() || options.debugging.gdb.is_some();
+    if options.cold || on_console || is_watched || has_more {
+        return None;
+    }
+    let made = machines.ready_point(
+        config,
+        |path| make_disks(path, image, config),
+        |directory| start(directory).map_err(|error| Error::Refused(error.to_string())),
+    );
+    made.inspect_err(|error| log::warn!("the guest is booted, since none can be kept ready: {error}")).ok()
 }
 
 /// A machine that couldn't even be started isn't kept.
@@ -116,6 +140,8 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         remove: options.rm,
         unconfined: options.confinement.no_sandbox,
         engine,
+        template: false,
+        takes_command: false,
     };
     Ok((config, rest))
 }
@@ -171,7 +197,7 @@ fn foreground(
     gdb_wait: bool,
 ) -> anyhow::Result<ExitCode> {
     let config = directory.config()?;
-    let on_console = config.command.is_empty() || config.terminal;
+    let on_console = !config.is_for_command() || config.terminal;
     confinement::warn(config.unconfined);
     let process = VmProcess::new(directory, lock, rest)?;
     let _listening = gdb.map(|gdb| process.accept_gdb(gdb, gdb_wait)).transpose()?;
@@ -218,6 +244,10 @@ pub fn machine_process(store: &Path, name: &str) -> anyhow::Result<ExitCode> {
     let _ = rustix::process::setsid();
     let directory = Machines::new(store).open(name)?;
     let lock = directory.lock()?;
+    if directory.config()?.template {
+        // Who wants a copy of it waits for it, and nobody else will end it.
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    }
     let process = VmProcess::new(directory, lock, translator::Options::default())?;
     report(process.run(Front::Detached, || println!("{READY}"))?)
 }

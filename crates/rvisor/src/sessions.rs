@@ -48,6 +48,7 @@ pub fn exec(options: &Exec) -> anyhow::Result<ExitCode> {
         terminal: options.tty.then(|| Drive::window().unwrap_or((24, 80))),
         patience: options.wait.as_secs_f64(),
         detach: options.detach,
+        is_durable: false,
     };
     let session = Client::new(&directory).exec(request)?;
     if options.detach {

@@ -174,7 +174,8 @@ fn what_it_uses_is_told(machine: &Machine) {
     let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
     assert_eq!(stats[0]["name"], machine.0.as_str());
     assert_eq!(stats[0]["memory_limit"], 1 << 30);
-    assert!(stats[0]["total"]["harts"][0]["sbi"].as_u64() > Some(0), "{stats}");
+    // A guest that began as a copy of one that is ready needn't have called the SBI.
+    assert!(stats[0]["total"]["harts"][0]["device"].as_u64() > Some(0), "{stats}");
     let table = machine.ask(&["stats", "--no-stream"]).text();
     assert!(table.starts_with("NAME") && table.contains(&machine.0), "{table}");
     let told: serde_json::Value = serde_json::from_str(&machine.ask(&["inspect"]).text()).expect("JSON");

@@ -81,7 +81,7 @@ fn interpreter_runs_commands_too() {
 /// many taken.
 fn run_with_code(directory: &Path) -> (Ended, u64, u64) {
     let directory = directory.to_str().expect("text");
-    let command = ["run", "--rm", "--code-cache", directory, "busybox", "--", "uname", "-m"];
+    let command = ["run", "--cold", "--rm", "--code-cache", directory, "busybox", "--", "uname", "-m"];
     let ended = finish(rvisor(command).env("RVISOR_LOG", "rvisor_translator=info"), b"", LIMIT);
     ended.assert(0, "riscv64\n");
     let counts = ended.stderr.lines().find(|line| line.contains("superblocks were translated"));

@@ -15,6 +15,7 @@ pub mod to_guest {
     pub const CLOSE: u8 = 7;
     pub const POWER_OFF: u8 = 8;
     pub const CLOCK: u8 = 9;
+    pub const IDENTITY: u8 = 10;
 }
 
 /// Kinds of frames that the guest sends.

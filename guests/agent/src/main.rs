@@ -8,6 +8,7 @@
 #![no_main]
 
 mod frames;
+mod identity;
 mod session;
 mod sys;
 
@@ -84,6 +85,7 @@ fn serve(fd: Fd, mode: Mode) -> ! {
             match (kind, channel) {
                 (to_guest::POWER_OFF, 0) => power_off(mode),
                 (to_guest::CLOCK, 0) => set_clock(payload),
+                (to_guest::IDENTITY, 0) => identity::assume(payload),
                 _ => deliver(sessions, writer, channel, kind, payload),
             }
         }

@@ -30,6 +30,8 @@ pub struct Session {
     /// Standard output or the terminal; standard error.
     outputs: [Fd; 2],
     is_terminal: bool,
+    /// What it has written is to be on the disks before its end is told.
+    is_durable: bool,
     credit: u32,
     exited: Option<u8>,
     input_ended: bool,
@@ -47,6 +49,7 @@ impl Session {
         input: Fd(0),
         outputs: [Fd(0); 2],
         is_terminal: false,
+        is_durable: false,
         credit: 0,
         exited: None,
         input_ended: false,
@@ -76,6 +79,7 @@ pub fn table() -> &'static mut [Session; SESSIONS] {
 /// What the host wants to be run.
 pub struct Request<'a> {
     terminal: Option<(u16, u16)>,
+    is_durable: bool,
     /// Environment words, then the command's, each with its NUL.
     directory: &'a CStr,
     environment: usize,
@@ -83,7 +87,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Flags (1: terminal), rows, columns, number of environment words; then, each with a NUL behind it, the
+    /// Flags (1: terminal, 2: durable), rows, columns, number of environment words; then, each with a NUL behind it, the
     /// directory, the environment, the command's words.
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let (head, rest) = payload.split_first_chunk::<7>()?;
@@ -95,6 +99,7 @@ impl<'a> Request<'a> {
         let count = words.iter().filter(|byte| **byte == 0).count();
         (words.ends_with(&[0]) && count > environment && count < WORDS).then_some(Self {
             terminal,
+            is_durable: head[0] & 2 != 0,
             directory,
             environment,
             words,
@@ -113,6 +118,7 @@ impl Session {
         match self.spawn(request) {
             Ok(()) => {
                 (self.channel, self.credit, self.exited) = (channel, WINDOW, None);
+                self.is_durable = request.is_durable;
                 (self.waiting_start, self.waiting_length, self.input_ended) = (0, 0, false);
                 port.send(channel, from_guest::STARTED, &[]);
             }
@@ -237,6 +243,9 @@ impl Session {
             }
         }
         if let (Some(code), true) = (self.exited, is_quiet) {
+            if self.is_durable {
+                sys::sync();
+            }
             port.send(self.channel, from_guest::EXIT, &[code]);
             self.free();
         }

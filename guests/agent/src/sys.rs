@@ -50,6 +50,8 @@ mod number {
     pub const RT_SIGACTION: usize = 134;
     pub const RT_SIGPROCMASK: usize = 135;
     pub const REBOOT: usize = 142;
+    pub const SETHOSTNAME: usize = 161;
+    pub const SOCKET: usize = 198;
     pub const SETSID: usize = 157;
     pub const CLONE: usize = 220;
     pub const EXECVE: usize = 221;
@@ -129,6 +131,17 @@ pub fn say(text: &[u8]) {
 pub fn open(path: &CStr, flags: usize) -> Result<Fd, Error> {
     // SAFETY: the path is a string that outlives the call.
     let fd = unsafe { call(number::OPENAT, [AT_FDCWD, path.as_ptr() as usize, flags, 0, 0, 0]) }?;
+    Ok(Fd(fd as i32))
+}
+
+/// Makes or empties a file, for writing.
+pub fn create(path: &CStr, mode: usize) -> Result<Fd, Error> {
+    const O_WRONLY: usize = 1;
+    const O_CREAT: usize = 0o100;
+    const O_TRUNC: usize = 0o1000;
+    let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
+    // SAFETY: the path is a string that outlives the call.
+    let fd = unsafe { call(number::OPENAT, [AT_FDCWD, path.as_ptr() as usize, flags, mode, 0, 0]) }?;
     Ok(Fd(fd as i32))
 }
 
@@ -325,6 +338,50 @@ pub fn set_clock(seconds: i64, nanoseconds: i64) {
     let time = [seconds, nanoseconds];
     // SAFETY: the call reads the time.
     let _ = unsafe { call(number::CLOCK_SETTIME, [CLOCK_REALTIME, time.as_ptr() as usize, 0, 0, 0, 0]) };
+}
+
+/// Sets the host name; one that is too long is ignored.
+pub fn set_host_name(name: &[u8]) {
+    // SAFETY: the call reads the name.
+    let _ = unsafe { call(number::SETHOSTNAME, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]) };
+}
+
+/// Has the kernel's random numbers depend on this too, from now on (random(4)).
+pub fn add_entropy(seed: &[u8; 64]) {
+    const RNDADDENTROPY: usize = 0x4008_5203;
+    const RNDRESEEDCRNG: usize = 0x5207;
+    /// `struct rand_pool_info`
+    #[repr(C)]
+    struct Pool {
+        bits: i32,
+        bytes: i32,
+        seed: [u8; 64],
+    }
+    let pool = Pool { bits: 8 * 64, bytes: 64, seed: *seed };
+    let Ok(device) = open(c"/dev/urandom", O_RDWR | O_CLOEXEC) else { return };
+    // SAFETY: the call reads the pool.
+    let _ = unsafe {
+        call(number::IOCTL, [device.word(), RNDADDENTROPY, &raw const pool as usize, 0, 0, 0])
+    };
+    let _ = simple(number::IOCTL, [device.word(), RNDRESEEDCRNG, 0, 0]);
+    close(device);
+}
+
+/// Gives a network card another hardware address; without the card nothing happens (netdevice(7)).
+pub fn set_hardware_address(name: [u8; 4], address: &[u8; 6]) {
+    const AF_INET: usize = 2;
+    const SOCK_DGRAM: usize = 2;
+    const SIOCSIFHWADDR: usize = 0x8924;
+    const ARPHRD_ETHER: u8 = 1;
+    let Ok(socket) = simple(number::SOCKET, [AF_INET, SOCK_DGRAM | O_CLOEXEC, 0, 0]) else { return };
+    // `struct ifreq`: a name of 16 bytes, then an address: its family (16 bits) and bytes.
+    let mut request = [0_u8; 40];
+    request[..4].copy_from_slice(&name);
+    request[16] = ARPHRD_ETHER;
+    request[18..24].copy_from_slice(address);
+    // SAFETY: the call reads the request.
+    let _ = unsafe { call(number::IOCTL, [socket, SIOCSIFHWADDR, request.as_ptr() as usize, 0, 0, 0]) };
+    close(Fd(socket as i32));
 }
 
 pub fn sync() {

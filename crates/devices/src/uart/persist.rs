@@ -2,7 +2,7 @@
 
 use rvisor_waist::{StateError, StateReader, StateWriter};
 
-use super::{FIFO_DEPTH, State, Uart};
+use super::{FIFO_DEPTH, State, Uart, id};
 
 /// Numbers of the fields.
 mod field {
@@ -54,6 +54,8 @@ impl Uart {
             return Err(StateError::Invalid(WHAT));
         }
         self.state = state;
+        // Whatever the wire shows: what is at its other end was saved at another moment.
+        self.level = self.state.interrupt() == id::NONE;
         self.drive_line();
         Ok(())
     }

@@ -71,7 +71,7 @@ impl DebugGate {
             }
             post.stands.store(true, Ordering::SeqCst);
             // Whoever pauses the machine waits for this hart too.
-            pause.pass(vm);
+            pause.pass(vm, hart);
             // A hold, or a job, that comes now leaves its token.
             if lock(&post.jobs).is_empty() && post.held.load(Ordering::SeqCst) {
                 thread::park();

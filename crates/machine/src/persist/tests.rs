@@ -14,7 +14,7 @@ use crate::{Backends, SlotBuilder};
 
 fn saved(test: &TestVm, harts: &mut [VirtualHart]) -> SavedState {
     let harts: Vec<_> = harts.iter_mut().map(|hart| hart.save(&test.vm).unwrap()).collect();
-    test.vm.save(&harts).unwrap()
+    test.vm.save(&harts, test.clock.0.load(Ordering::SeqCst)).unwrap()
 }
 
 fn harts(test: &TestVm) -> Vec<VirtualHart> {

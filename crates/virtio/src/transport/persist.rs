@@ -89,6 +89,8 @@ impl<F: FrontEnd, M: GuestMemory> Transport<F, M> {
         let mut inner = reader.section(field::FRONT_END)?;
         self.front_end.restore(&mut inner, &*self.memory)?;
         inner.end()?;
+        // Whatever the wire shows: what is at its other end was saved at another moment.
+        self.asserted = interrupt == 0;
         self.set_interrupt(interrupt);
         Ok(())
     }

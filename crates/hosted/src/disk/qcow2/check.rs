@@ -89,6 +89,23 @@ pub(super) fn describe(file: &File, path: &Path) -> Result<(u64, Option<String>)
     read().map_err(|found| fault(found, path))
 }
 
+/// Gives the file behind a disk that has one another name. It stays where it is in the first cluster, of which it is the
+/// last part.
+pub(super) fn set_backing(file: &File, name: &str) -> io::Result<()> {
+    const SIZE_OFFSET: u64 = 16;
+    let header = read_header(file).map_err(|found| match found {
+        Fault::Host(error) => error,
+        _ => io::ErrorKind::InvalidData.into(),
+    })?;
+    let start = header.backing.start;
+    let end = start + name.len() as u64;
+    if header.backing.is_empty() || name.len() as u64 > LONGEST_NAME || end > 1 << header.cluster_bits {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no room for the name of its base"));
+    }
+    file.write_all_at(name.as_bytes(), start)?;
+    file.write_all_at(&(name.len() as u32).to_be_bytes(), SIZE_OFFSET)
+}
+
 /// The part of the header that the checks need.
 pub(super) struct Header {
     /// Bytes of the disk.

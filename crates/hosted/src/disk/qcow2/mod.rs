@@ -243,6 +243,32 @@ pub fn create_overlay(path: &Path, base: &Path, format: Option<Format>) -> Resul
     create(path, size, Some((name, format)))
 }
 
+/// The same over a qcow2 disk in the same directory, which is named relative to the overlay: both may be moved
+/// together.
+pub fn create_overlay_beside(path: &Path, base: &str) -> Result<(), DiskError> {
+    let base_path = path.parent().unwrap_or(Path::new("")).join(base);
+    let (file, _) = open_file(&base_path, true)?;
+    let (size, _) = check::describe(&file, &base_path)?;
+    create_with(path, size, Some((base.to_owned(), Format::Qcow2)), false)
+}
+
+/// Has the qcow2 disk at `path`, which nobody uses, lie over the file `base`. What that has must be what the file
+/// before had.
+pub fn set_backing(path: &Path, base: &Path) -> Result<(), DiskError> {
+    let fault = |source: io::Error| DiskError::Host { path: path.to_owned(), action: "change it", source };
+    let (file, _) = open_file(path, false)?;
+    lock::lock(&file, path, false)?;
+    check::check(&file, path)?;
+    let Some(name) = base.to_str() else {
+        return Err(DiskError::Qcow2 {
+            path: path.to_owned(),
+            reason: "its base's name isn't valid Unicode".into(),
+        });
+    };
+    check::set_backing(&file, name).map_err(fault)?;
+    file.sync_all().map_err(fault)
+}
+
 fn absolute_name(path: &Path) -> Result<String, DiskError> {
     let host = |source| DiskError::Host { path: path.to_owned(), action: "find its absolute path", source };
     path.canonicalize().map_err(host)?.into_os_string().into_string().map_err(|_| DiskError::Qcow2 {
@@ -253,6 +279,16 @@ fn absolute_name(path: &Path) -> Result<String, DiskError> {
 
 /// Makes a qcow2 file of `size` bytes over the backing file named; leaves none if that fails.
 pub(super) fn create(path: &Path, size: u64, backing: Option<(String, Format)>) -> Result<(), DiskError> {
+    create_with(path, size, backing, true)
+}
+
+/// The same; durable at once, or with the guest's first flush.
+fn create_with(
+    path: &Path,
+    size: u64,
+    backing: Option<(String, Format)>,
+    durable: bool,
+) -> Result<(), DiskError> {
     create_file(path, |file| {
         let synced = file.try_clone()?;
         let storage = Storage::from_open_file(file, StorageOpenOptions::new().filename(path).write(true))?;
@@ -261,7 +297,7 @@ pub(super) fn create(path: &Path, size: u64, backing: Option<(String, Format)>) 
             builder = builder.backing(name, format.name().to_owned());
         }
         builder.create()?;
-        synced.sync_all()
+        if durable { synced.sync_all() } else { Ok(()) }
     })
 }
 

@@ -1,0 +1,329 @@
+//! A machine as one file, with all that another host needs to run it: its files, and those of its image.
+//!
+//! The format (the book, "Snapshots"): magic, version; then for each file its name, its size, its pages that aren't zero as
+//! the snapshot format has memory, and a checksum over them. A name of no length is the end.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, seek};
+use rvisor_hosted::disk::{DiskOptions, Format, backing_files, set_backing};
+use rvisor_images::Store;
+use rvisor_machine::persist::{MemoryRuns, MemoryWriter};
+use rvisor_waist::{PAGE_SIZE, StateError};
+
+use crate::config::{Config, EngineConfig, now};
+use crate::copies::Scratch;
+use crate::directory::{Directory, LOCK, Lock, Machines};
+use crate::error::{Context, Error, Result};
+use crate::saved;
+use crate::snapshot::{BASE, RESUME};
+
+const MAGIC: &[u8; 8] = b"RVISOREX";
+const VERSION: u32 = 1;
+const CONFIG: &str = "config.json";
+/// Files of the image begin so, then their digest follows.
+const BLOB: &str = "blob-";
+/// Longest name.
+const LONGEST_NAME: usize = 128;
+/// No file is larger: what would be is damage.
+const LARGEST: u64 = 1 << 50;
+const PAGE: usize = PAGE_SIZE as usize;
+
+fn refused(text: impl Into<String>) -> Error {
+    Error::Refused(text.into())
+}
+
+/// Writes a machine as it is now to `output`; one that runs goes on meanwhile.
+///
+/// # Errors
+/// If it can't be saved, or the output be written.
+pub fn export(machines: &Machines, directory: &Directory, output: &mut dyn Write) -> Result<()> {
+    let scratch = Scratch::new(machines)?;
+    directory.save_into(scratch.path())?;
+    let config = directory.config()?;
+    let told =
+        |error: io::Error| refused(format!("the machine can't be written ({error}); check disk space"));
+    output.write_all(MAGIC).and_then(|()| output.write_all(&VERSION.to_le_bytes())).map_err(told)?;
+    let path = scratch.path().join(CONFIG);
+    let text = serde_json::to_vec(&Config { remove: false, ..config.clone() });
+    fs::write(&path, text.map_err(io::Error::from).map_err(told)?).context("write", &path)?;
+    let entries = fs::read_dir(scratch.path()).context("read", scratch.path())?;
+    let mut names: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name != LOCK);
+    names.sort();
+    let own = names.into_iter().map(|name| (scratch.path().join(&name), name));
+    let digests = [Some(&config.kernel), Some(&config.run_initrd), config.base_disk.as_ref()];
+    let blobs = directory.store().join("blobs/sha256");
+    let blobs = digests.into_iter().flatten().map(|digest| (blobs.join(digest), format!("{BLOB}{digest}")));
+    for (path, name) in own.chain(blobs) {
+        let file = File::open(&path).context("open", &path)?;
+        write_file(&file, &name, output).map_err(told)?;
+    }
+    output.write_all(&0_u16.to_le_bytes()).and_then(|()| output.flush()).map_err(told)
+}
+
+fn write_file(file: &File, name: &str, output: &mut dyn Write) -> io::Result<()> {
+    let size = file.metadata()?.len();
+    let mut sum = crc32fast::Hasher::new();
+    let mut put = |bytes: &[u8]| {
+        sum.update(bytes);
+        output.write_all(bytes)
+    };
+    put(&(name.len() as u16).to_le_bytes())?;
+    put(name.as_bytes())?;
+    put(&size.to_le_bytes())?;
+    let mut runs = MemoryWriter::new(true, &mut put);
+    let mut offset = 0;
+    while let Ok(start) = seek(file, SeekFrom::Data(offset)) {
+        let mut page = start / PAGE_SIZE;
+        let end = seek(file, SeekFrom::Hole(start))?;
+        while page * PAGE_SIZE < end {
+            let mut bytes = [0; PAGE];
+            let length = (size - page * PAGE_SIZE).min(PAGE_SIZE) as usize;
+            file.read_exact_at(&mut bytes[..length], page * PAGE_SIZE)?;
+            runs.page(page, &bytes)?;
+            page += 1;
+        }
+        offset = page * PAGE_SIZE;
+        if offset >= size {
+            break;
+        }
+    }
+    runs.finish()?;
+    output.write_all(&sum.finalize().to_le_bytes())
+}
+
+/// An error of the file that is being read.
+enum Wrong {
+    Host(io::Error),
+    State(StateError),
+}
+
+impl From<StateError> for Wrong {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<io::Error> for Wrong {
+    fn from(error: io::Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("it ends too early")
+            }
+            Self::Host(error) => error.fmt(f),
+            Self::State(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Makes the machine that [`export`] has written; a `fresh` one gets an identity of its own. Returns it locked, and
+/// whether it goes on from a running machine.
+///
+/// # Errors
+/// If the file is damaged or something else, or the name is taken; nothing is left then.
+pub fn import(
+    machines: &Machines,
+    store: &Store,
+    name: &str,
+    fresh: bool,
+    code_cache: Option<PathBuf>,
+    input: &mut dyn Read,
+) -> Result<(Directory, Lock, bool)> {
+    machines.check_unused(name)?;
+    fs::create_dir_all(machines.store().join("machines")).context("create", machines.store())?;
+    let scratch = Scratch::new(machines)?;
+    let damaged = |error: Wrong| refused(format!("the exported machine can't be read: {error}"));
+    read_header(input).map_err(damaged)?;
+    let mut blobs = Vec::new();
+    while let Some(name) = read_file(scratch.path(), input).map_err(damaged)? {
+        if let Some(digest) = name.strip_prefix(BLOB) {
+            blobs.push(digest.to_owned());
+        }
+    }
+    let text = fs::read(scratch.path().join(CONFIG)).map_err(|_| damaged(StateError::Malformed.into()))?;
+    let config: Config = serde_json::from_slice(&text)
+        .map_err(|error| refused(format!("its description is damaged: {error}")))?;
+    let config = local(config, code_cache);
+    for digest in
+        [Some(&config.kernel), Some(&config.run_initrd), config.base_disk.as_ref()].into_iter().flatten()
+    {
+        if !blobs.contains(digest) {
+            return Err(refused("the exported machine lacks a file of its image"));
+        }
+    }
+    let files = scratch.path().to_owned();
+    point_disks(&files, &config, machines.store())?;
+    // The machine's description comes first, so that its files aren't taken for garbage.
+    let (directory, lock) = machines.create(name, &config, |path| {
+        for digest in &blobs {
+            let adopted = store.adopt_blob(&files.join(format!("{BLOB}{digest}")), digest);
+            adopted.map_err(|error| refused(error.to_string()))?;
+        }
+        fill(&files, path, fresh)?;
+        check_disks(path, &config, machines.store())
+    })?;
+    let running = directory.file(RESUME).exists();
+    Ok((directory, lock, running))
+}
+
+/// What of a machine's description holds on this host: what it is, and nothing about the host. Field by field, so that
+/// what is added to descriptions is thought of here: the file may come from anybody.
+fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
+    Config {
+        format: config.format,
+        created: now(),
+        image: config.image,
+        kernel: config.kernel,
+        run_initrd: config.run_initrd,
+        base_disk: config.base_disk,
+        append: config.append,
+        cpus: config.cpus,
+        memory: config.memory,
+        cpu_limit: config.cpu_limit,
+        hypervisor: config.hypervisor,
+        network: config.network,
+        private_network: None,
+        // Ports of this host are its user's to give.
+        publish: Vec::new(),
+        // And so are its files.
+        volumes: Vec::new(),
+        disks: config.disks,
+        command: config.command,
+        workdir: config.workdir,
+        terminal: config.terminal,
+        environment: config.environment,
+        remove: false,
+        engine: EngineConfig {
+            engine: config.engine.engine,
+            optimize: config.engine.optimize,
+            code_cache,
+            code_memory: None,
+        },
+        unconfined: false,
+        template: false,
+        takes_command: config.takes_command,
+    }
+}
+
+/// Checks that the disks lie over nothing but what they were given: a disk could name any file of this host.
+fn check_disks(machine: &Path, config: &Config, store: &Path) -> Result<()> {
+    let same = |path: &Path| path.canonicalize().context("find", path);
+    let own = Directory::disk_in(machine);
+    for number in 0..=config.disks.len() {
+        let path = if number == 0 { own.clone() } else { Directory::other_disk_in(machine, number - 1) };
+        if number == 0 && config.base_disk.is_none() {
+            continue;
+        }
+        let mut allowed = Vec::new();
+        if let Some(digest) = config.base_disk.as_ref().filter(|_| number == 0) {
+            let base = machine.join(BASE);
+            if base.exists() {
+                allowed.push(same(&base)?);
+            }
+            allowed.push(same(&store.join("blobs/sha256").join(digest))?);
+        }
+        let options = DiskOptions { format: Some(Format::Qcow2), ..DiskOptions::new(&path) };
+        let found = backing_files(&options)?.iter().map(|path| same(path)).collect::<Result<Vec<_>>>()?;
+        if found != allowed {
+            return Err(refused("a disk of the exported machine lies over a file that isn't the machine's"));
+        }
+    }
+    Ok(())
+}
+
+fn read_header(input: &mut dyn Read) -> Result<(), Wrong> {
+    let (mut magic, mut version) = ([0; 8], [0; 4]);
+    input.read_exact(&mut magic)?;
+    input.read_exact(&mut version)?;
+    match u32::from_le_bytes(version) {
+        _ if magic != *MAGIC => {
+            Err(StateError::Invalid("beginning: `rvisor export` makes such files").into())
+        }
+        VERSION => Ok(()),
+        other => Err(StateError::Version(other).into()),
+    }
+}
+
+/// Reads one file into a directory; `None` at the end.
+fn read_file(directory: &Path, input: &mut dyn Read) -> Result<Option<String>, Wrong> {
+    let mut sum = crc32fast::Hasher::new();
+    let mut get = |buffer: &mut [u8]| -> Result<(), Wrong> {
+        input.read_exact(buffer)?;
+        sum.update(buffer);
+        Ok(())
+    };
+    let mut length = [0; 2];
+    get(&mut length)?;
+    let length = usize::from(u16::from_le_bytes(length));
+    if length == 0 {
+        return Ok(None);
+    }
+    if length > LONGEST_NAME {
+        return Err(StateError::Malformed.into());
+    }
+    let (mut name, mut size) = (vec![0; length], [0; 8]);
+    get(&mut name)?;
+    get(&mut size)?;
+    let size = u64::from_le_bytes(size);
+    // Nothing that leads out of the directory.
+    let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+    let name = String::from_utf8(name).ok().filter(|name| name.bytes().all(|byte| is_harmless(&byte)));
+    let name = name
+        .filter(|name| !name.starts_with('.') && name != LOCK && size <= LARGEST)
+        .ok_or(StateError::Malformed)?;
+    let file = File::options().write(true).create_new(true).open(directory.join(&name))?;
+    file.set_len(size)?;
+    let mut runs = MemoryRuns::new(size.div_ceil(PAGE_SIZE), &mut get);
+    while let Some(run) = runs.next_run()? {
+        let offset = run.first * PAGE_SIZE;
+        let length = (size - offset).min(run.bytes.len() as u64) as usize;
+        file.write_all_at(&run.bytes[..length], offset)?;
+    }
+    let mut told = [0; 4];
+    input.read_exact(&mut told)?;
+    if u32::from_le_bytes(told) != sum.finalize() {
+        return Err(StateError::Malformed.into());
+    }
+    file.sync_all()?;
+    Ok(Some(name))
+}
+
+/// Has the disks lie over this store's files.
+fn point_disks(files: &Path, config: &Config, store: &Path) -> Result<()> {
+    let Some(digest) = &config.base_disk else { return Ok(()) };
+    let blob = store.join("blobs/sha256").join(digest);
+    let (base, disk) = (files.join(BASE), Directory::disk_in(files));
+    if base.exists() {
+        set_backing(&base, &blob)?;
+        set_backing(&disk, Path::new(BASE))?;
+    } else {
+        set_backing(&disk, &blob)?;
+    }
+    Ok(())
+}
+
+/// Moves the files of a machine to where they belong.
+fn fill(from: &Path, to: &Path, fresh: bool) -> Result<()> {
+    let resume: PathBuf = to.join(RESUME);
+    if from.join(saved::STATE).exists() {
+        saved::give(from, &resume, fresh)?;
+    }
+    for entry in fs::read_dir(from).context("read", from)?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(".qcow2")) {
+            fs::rename(entry.path(), to.join(&name)).context("create", to)?;
+        }
+    }
+    Ok(())
+}
