@@ -173,6 +173,7 @@ impl Machines {
             environment: Vec::new(),
             publish: Vec::new(),
             remove: true,
+            unconfined: false,
             template: true,
             takes_command: config.is_for_command(),
             ..config.clone()

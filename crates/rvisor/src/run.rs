@@ -234,7 +234,11 @@ fn report(end: End) -> anyhow::Result<ExitCode> {
 pub fn start(directory: &Directory) -> anyhow::Result<()> {
     let store =
         directory.store().to_str().context("the store's path isn't UTF-8; set RVISOR_HOME to another")?;
-    confinement::warn(directory.config()?.unconfined);
+    let config = directory.config()?;
+    // Who runs a copy of a template is told once, for the copy.
+    if !config.template {
+        confinement::warn(config.unconfined);
+    }
     Ok(start_detached(directory, &["machine-process", "--store", store, directory.name()])?)
 }
 
