@@ -84,7 +84,7 @@ fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 3] {
     let bundle = bundle(directory.path(), &description);
     let mut alone = rvisor(["boot", "--memory", "64M", "--kernel", kernel, "--append", append]);
     let mut deprivileged = run(&bundle, &["--memory", "256M"]);
-    let mut virtualized = run(&bundle, &["--memory", "256M", "--hypervisor"]);
+    let mut virtualized = run(&bundle, &["--memory", "256M", "--extensions", "h"]);
     [&mut alone, &mut deprivileged, &mut virtualized].map(|command| {
         let text = finish(command, b"", LIMIT).text();
         let lines = text.lines().filter_map(|line| line.split_once("costs: "));

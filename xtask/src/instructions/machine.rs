@@ -48,7 +48,7 @@ impl Count {
             Machine::Qemu => {
                 let plugin = directory.join("count.so");
                 let status = Command::new("cc")
-                    .args(["-O2", "-shared", "-fPIC", "xtask/jobs/count.c", "-o"])
+                    .args(["-O2", "-shared", "-fPIC", "xtask/plugin/count.c", "-o"])
                     .arg(&plugin)
                     .status()
                     .context("can't run cc; install a C compiler")?;
