@@ -16,6 +16,7 @@ fuzz_target!(|input: (u8, u64, u64, bool, u8, &str, Option<(u64, u64)>, &[u8])| 
         memory: GuestPhysical(start)..GuestPhysical(end),
         machine_mode,
         translation: TranslationMode::Sv57,
+        hypervisor: harts % 2 == 1,
         lacking: &[],
         virtio_slots: slots.into(),
         command_line,

@@ -156,7 +156,7 @@ pub struct MachineConfig {
 pub struct Origin {
     /// Its state.
     pub state: SavedState,
-    /// Its memory, as [`MemoryCopy`] has written it.
+    /// Its memory, as [`MemoryCopy`](crate::MemoryCopy) has written it.
     pub memory: File,
 }
 

@@ -360,9 +360,7 @@ pub fn add_entropy(seed: &[u8; 64]) {
     let pool = Pool { bits: 8 * 64, bytes: 64, seed: *seed };
     let Ok(device) = open(c"/dev/urandom", O_RDWR | O_CLOEXEC) else { return };
     // SAFETY: the call reads the pool.
-    let _ = unsafe {
-        call(number::IOCTL, [device.word(), RNDADDENTROPY, &raw const pool as usize, 0, 0, 0])
-    };
+    let _ = unsafe { call(number::IOCTL, [device.word(), RNDADDENTROPY, &raw const pool as usize, 0, 0, 0]) };
     let _ = simple(number::IOCTL, [device.word(), RNDRESEEDCRNG, 0, 0]);
     close(device);
 }

@@ -1,7 +1,7 @@
 //! Confines the process of a machine before guest code runs (the book, "Security").
 //!
-//! Key type: [`Sandbox`]. What the process may still do is said in two tables: [`files`](mod@files) of paths, made for
-//! each machine, and [`calls`](mod@calls) of system calls, the same for all.
+//! Key type: [`Sandbox`]. What the process may still do is said in two tables: `files` of paths, made for
+//! each machine, and `calls` of system calls, the same for all.
 //!
 //! It has two stages. [`Sandbox::confine_files`] comes first, while the process has one thread, because Landlock
 //! confines a thread and those that it makes: no new privileges, file access, limits, capabilities. The machine is made

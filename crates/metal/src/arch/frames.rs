@@ -46,7 +46,7 @@ impl Frames {
         Arc::new(Self { direct, state: Mutex::new(State { free, reserved: 0, total }) })
     }
 
-    /// A partition of `size` bytes, a multiple of [`CHUNK`], that has no memory yet.
+    /// A partition of `size` bytes, a multiple of a chunk (2 MiB), that has no memory yet.
     pub fn partition(self: &Arc<Self>, base: GuestPhysical, size: u64) -> Partition {
         Partition::new(Arc::clone(self), base, size)
     }
