@@ -81,9 +81,9 @@ fn command_on_a_terminal_has_its_keys_and_its_size(machine: &Machine) {
     terminal.send("tty; stty size\r");
     terminal.expect("/dev/pts/", LIMIT);
     terminal.resize(33, 99);
-    terminal.send("sleep 1000\r");
-    terminal.expect("sleep 1000", LIMIT);
-    thread::sleep(Duration::from_millis(300));
+    // What is typed is echoed before it runs: only what it prints tells that it does.
+    terminal.send("sh -c 'echo be\"\"gun; sleep 1000'\r");
+    terminal.expect("begun", LIMIT);
     terminal.send("\x03");
     terminal.expect("# ", LIMIT);
     terminal.send("stty size; exit 5\r");
@@ -338,9 +338,9 @@ fn command_of_a_machine_has_a_terminal() {
     terminal.expect("/root/made\r\n/dev/pts/", LIMIT);
     terminal.expect("# ", LIMIT);
     terminal.resize(31, 97);
-    terminal.send("sleep 1000\r");
-    terminal.expect("sleep 1000", LIMIT);
-    thread::sleep(Duration::from_millis(300));
+    // What is typed is echoed before it runs: only what it prints tells that it does.
+    terminal.send("sh -c 'echo be\"\"gun; sleep 1000'\r");
+    terminal.expect("begun", LIMIT);
     terminal.send("\x03");
     terminal.expect("# ", LIMIT);
     terminal.send("stty size; exit 6\r");
