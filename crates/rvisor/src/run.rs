@@ -1,7 +1,8 @@
 //! `rvisor run`: a fresh machine from an image; and the process of a machine in the background.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +45,11 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     if let Some(name) = &options.network {
         Networks::new(store.root()).open(name)?;
     }
+    let is_new = matches!(store.get(&options.image), Err(rvisor_images::Error::NoImage(_)));
     let image = images::get(&store, &options.image, &options.mirror, false)?;
+    if is_new {
+        return Err(begin_again());
+    }
     if options.size.memory < image.manifest.memory {
         let needed = image.manifest.memory >> 20;
         bail!("image {} needs at least {needed} MiB of memory; use --memory {needed}M", image.name);
@@ -78,6 +83,16 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         return Err(remove_unless_it_ran(&machines, &name, error));
     }
     result
+}
+
+/// Replaces this process with a fresh one of the same command: threads that pulled the image may be left, and a sandbox
+/// can only hold those that are made inside it. Returns if that fails.
+fn begin_again() -> anyhow::Error {
+    let mut words = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    words.next().into_iter().for_each(|name| drop(command.arg0(name)));
+    let error = command.args(words).exec();
+    anyhow!(error).context("the image is there now, but the command can't be started afresh; run it again")
 }
 
 /// What the machine begins as, if it can begin as a copy of a guest that is ready.

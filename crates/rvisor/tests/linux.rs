@@ -33,6 +33,14 @@ fn run(options: &[&str], command: &[&str]) -> Ended {
     run_with_input(options, command, b"")
 }
 
+#[test]
+fn first_run_of_debian_pulls_it() {
+    let _turn = turn();
+    let store = tempfile::tempdir().expect("a directory");
+    let mut first = rvisor(["run", "--rm", "debian", "--", "uname", "-m"]);
+    finish(first.env("RVISOR_HOME", store.path()), b"", 3 * LIMIT).assert(0, "riscv64\n");
+}
+
 /// A machine's name that no other process uses.
 fn name(stem: &str) -> String {
     format!("{stem}-{}", std::process::id())
