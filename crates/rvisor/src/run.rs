@@ -90,7 +90,9 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
 fn begin_again() -> anyhow::Error {
     let mut words = std::env::args_os();
     let mut command = Command::new("/proc/self/exe");
-    words.next().into_iter().for_each(|name| drop(command.arg0(name)));
+    if let Some(name) = words.next() {
+        command.arg0(name);
+    }
     let error = command.args(words).exec();
     anyhow!(error).context("the image is there now, but the command can't be started afresh; run it again")
 }
