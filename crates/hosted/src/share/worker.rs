@@ -153,14 +153,16 @@ fn serve<M: GuestMemory>(shared: &Shared<M>) {
 
 /// Publishes a completion, wakes the home and returns with the state locked.
 fn finish<M>(shared: &Shared<M>, completion: ShareCompletion) -> MutexGuard<'_, State> {
-    shared.state().completed.push_back(completion);
-    (shared.wake)();
     let mut state = shared.state();
+    state.completed.push_back(completion);
+    // Before the wake: that waits for whoever has the device, who may be waiting for the share to be idle.
     state.running -= 1;
     if state.running == 0 && state.queue.is_empty() {
         shared.idle.notify_all();
     }
-    state
+    drop(state);
+    (shared.wake)();
+    shared.state()
 }
 
 /// A thread's way between files and guest memory, which can't be lent to the host: harts write to it meanwhile.
