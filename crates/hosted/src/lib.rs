@@ -20,6 +20,7 @@ mod memory;
 mod memory_copy;
 pub mod net;
 mod pause;
+mod pool;
 pub mod runner;
 pub mod sandbox;
 pub mod share;

@@ -30,4 +30,3 @@ pub use options::{DiskOptions, Format};
 pub use qcow2::{create_overlay, create_overlay_beside, set_backing};
 pub use tools::{DiskInfo, Findings, backing_files, check, convert, info, resize};
 pub use worker::Disk;
-pub(crate) use worker::block_file_size_signal;

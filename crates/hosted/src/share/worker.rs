@@ -1,9 +1,7 @@
 //! Shared files at work: threads between the 9P front end and the server.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 
 use rustix::io::{Errno, pread, pwrite};
 use rvisor_waist::{
@@ -13,48 +11,26 @@ use rvisor_waist::{
 use super::options::ShareOptions;
 use super::server::Server;
 use super::tree::ShareError;
-use crate::disk::block_file_size_signal;
+use crate::pool::Pool;
 
-/// Threads: enough that one that waits for the host's disk doesn't hold up the others.
-const THREADS: usize = 4;
 /// Most bytes of one read or write.
 const LARGEST: usize = 1 << 20;
 
 /// Shared directories, served as a [`FileShareBackend`]. Dropping it finishes what was submitted.
-pub struct Shares<M> {
-    shared: Arc<Shared<M>>,
+pub struct Shares {
+    server: Arc<Server>,
     tag: String,
-    threads: Vec<JoinHandle<()>>,
+    pool: Pool<ShareRequest, ShareCompletion>,
 }
 
-struct Shared<M> {
-    server: Server,
-    memory: Arc<M>,
-    /// Tells the home that there are completions.
-    wake: Arc<dyn Fn() + Send + Sync>,
-    state: Mutex<State>,
-    /// There is work, or the end.
-    work: Condvar,
-    /// Nothing is queued or running.
-    idle: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    queue: VecDeque<ShareRequest>,
-    running: usize,
-    completed: VecDeque<ShareCompletion>,
-    closing: bool,
-}
-
-impl<M: GuestMemory + 'static> Shares<M> {
+impl Shares {
     /// One directory, under the tag that the guest finds it by.
     ///
     /// # Errors
     /// If it can't be opened, or the host refuses to make threads.
     pub fn single(
         options: &ShareOptions,
-        memory: Arc<M>,
+        memory: Arc<impl GuestMemory + 'static>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, ShareError> {
         Self::new(Server::single(options)?, options.guest.clone(), memory, wake)
@@ -67,7 +43,7 @@ impl<M: GuestMemory + 'static> Shares<M> {
     pub fn listed(
         options: &[ShareOptions],
         tag: &str,
-        memory: Arc<M>,
+        memory: Arc<impl GuestMemory + 'static>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, ShareError> {
         Self::new(Server::listed(options)?, tag.into(), memory, wake)
@@ -76,93 +52,40 @@ impl<M: GuestMemory + 'static> Shares<M> {
     fn new(
         server: Server,
         tag: String,
-        memory: Arc<M>,
+        memory: Arc<impl GuestMemory + 'static>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, ShareError> {
-        let (work, idle) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { server, memory, wake, state: Mutex::default(), work, idle });
-        let mut shares = Self { shared, tag, threads: Vec::new() };
-        for _ in 0..THREADS {
-            let shared = Arc::clone(&shares.shared);
-            shares.threads.push(thread::Builder::new().name("share".into()).spawn(move || serve(&shared))?);
-        }
-        Ok(shares)
+        let server = Arc::new(server);
+        let serving = Arc::clone(&server);
+        let pool = Pool::<ShareRequest, ShareCompletion>::start("share", wake, move |requests| {
+            let mut buffer = Buffer { memory: &*memory, bytes: Vec::new() };
+            requests.serve(|ShareRequest { id, call }| {
+                let result = serving.serve(&call, &mut buffer);
+                let result = result.map_err(|error| Number(error.raw_os_error().unsigned_abs()));
+                ShareCompletion { id, result }
+            });
+        })?;
+        Ok(Self { server, tag, pool })
     }
 }
 
-impl<M> Shared<M> {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<M: GuestMemory + 'static> FileShareBackend for Shares<M> {
+impl FileShareBackend for Shares {
     fn tag(&self) -> &str {
         &self.tag
     }
 
     fn submit(&mut self, request: ShareRequest) {
-        self.shared.state().queue.push_back(request);
-        self.shared.work.notify_one();
+        self.pool.submit(request);
     }
 
     fn complete(&mut self) -> Option<ShareCompletion> {
-        self.shared.state().completed.pop_front()
+        self.pool.complete()
     }
 
     fn drain(&mut self) {
-        let busy = |state: &mut State| !state.queue.is_empty() || state.running > 0;
-        let state = self.shared.state();
-        let mut state = self.shared.idle.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner);
-        state.completed.clear();
-        drop(state);
-        self.shared.server.reset();
+        self.pool.drain();
+        self.server.reset();
     }
-}
-
-impl<M> Drop for Shares<M> {
-    fn drop(&mut self) {
-        self.shared.state().closing = true;
-        self.shared.work.notify_all();
-        for thread in self.threads.drain(..) {
-            // A panic was told already.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The body of a thread.
-fn serve<M: GuestMemory>(shared: &Shared<M>) {
-    block_file_size_signal();
-    let mut buffer = Buffer { memory: &*shared.memory, bytes: Vec::new() };
-    let mut state = shared.state();
-    loop {
-        if let Some(ShareRequest { id, call }) = state.queue.pop_front() {
-            state.running += 1;
-            drop(state);
-            let result = shared.server.serve(&call, &mut buffer);
-            let result = result.map_err(|error| Number(error.raw_os_error().unsigned_abs()));
-            state = finish(shared, ShareCompletion { id, result });
-        } else if state.closing {
-            return;
-        } else {
-            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// Publishes a completion, wakes the home and returns with the state locked.
-fn finish<M>(shared: &Shared<M>, completion: ShareCompletion) -> MutexGuard<'_, State> {
-    let mut state = shared.state();
-    state.completed.push_back(completion);
-    // Before the wake: that waits for whoever has the device, who may be waiting for the share to be idle.
-    state.running -= 1;
-    if state.running == 0 && state.queue.is_empty() {
-        shared.idle.notify_all();
-    }
-    drop(state);
-    (shared.wake)();
-    shared.state()
 }
 
 /// A thread's way between files and guest memory, which can't be lent to the host: harts write to it meanwhile.

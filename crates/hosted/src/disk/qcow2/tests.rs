@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
-use crate::disk::worker::block_file_size_signal;
 use crate::disk::{DiskOptions, create_empty};
+use crate::pool::block_file_size_signal;
 
 const CLUSTER: u64 = 65536;
 const SIZE: u64 = 64 * CLUSTER;

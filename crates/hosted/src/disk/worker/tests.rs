@@ -2,7 +2,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::Duration;
 
 use rvisor_waist::{GuestPhysical, Segment};
@@ -10,10 +12,11 @@ use rvisor_waist::{GuestPhysical, Segment};
 use super::*;
 use crate::disk::DiskOptions;
 use crate::disk::test_memory::{BASE, TestMemory};
+use crate::pool::THREADS;
 
 /// A disk with its guest's memory and the home's ear.
 struct Bench {
-    disk: Disk<TestMemory>,
+    disk: Disk,
     memory: Arc<TestMemory>,
     woken: Receiver<()>,
     next: u64,
@@ -125,8 +128,7 @@ fn drain_leaves_nothing_running_and_drops_completions() {
     }
     bench.disk.drain();
     assert_eq!(bench.disk.complete(), None);
-    let state = bench.disk.shared.state();
-    assert!(state.running == 0 && state.queue.is_empty());
+    assert!(bench.disk.pool.is_idle());
 }
 
 #[test]
