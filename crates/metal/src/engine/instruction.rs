@@ -1,7 +1,7 @@
 //! Instructions that the hardware refuses to a guest in U-mode.
 
 use rvisor_hart::{Access, Environment, Exit, Hart, Trap};
-use rvisor_isa::{Exception, Op, csr, decode};
+use rvisor_isa::{Exception, Op};
 use rvisor_waist::{GuestMemory, GuestVirtual};
 
 use super::{Deprivileged, Outside};
@@ -20,18 +20,7 @@ impl<P: Processor> Deprivileged<'_, P> {
             },
             bits => bits,
         };
-        match decode(bits).filter(|instruction| is_system(instruction.op)) {
-            Some(instruction) => {
-                if matches!(instruction.imm as u16, csr::CYCLE | csr::INSTRET) {
-                    self.count_instructions(hart);
-                }
-                hart.execute_system(outside, &instruction, bits)
-            }
-            None => {
-                hart.take_trap(Trap::exception(Exception::IllegalInstruction, bits.into()));
-                None
-            }
-        }
+        self.slice.execute_system(hart, outside, bits, self.processor)
     }
 
     /// Executes one instruction in the interpreter.

@@ -13,6 +13,7 @@ mod fault;
 mod float;
 mod instruction;
 mod privileged;
+mod slice;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,8 @@ mod trace;
 mod vs;
 
 use rvisor_hart::{Environment, Exit, Hart, Trap};
-use rvisor_isa::csr::{mcause, mstatus, satp};
-use rvisor_isa::{Exception, Interrupt, Privilege};
+use rvisor_isa::csr::{mstatus, satp};
+use rvisor_isa::{Exception, Privilege};
 use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 
 use crate::arch::Partition;
@@ -29,6 +30,7 @@ use crate::processor::{GuestTrap, Processor, Registers};
 use crate::shadow::{Key, Page, Shadow, View};
 pub use choice::{AnyEngine, Tables};
 use float::Float;
+use slice::Slice;
 pub use statistics::Statistics;
 pub use trace::Trace;
 use trace::Trapped;
@@ -41,14 +43,8 @@ type Outside<'a> = HartEnvironment<'a, Partition>;
 pub struct Deprivileged<'a, P> {
     shadow: &'a mut Shadow,
     processor: &'a mut P,
-    /// When the slice is over, in ticks.
-    slice_end: u64,
-    /// What the timer was set to last.
-    timer: Option<u64>,
+    slice: Slice,
     float: Float,
-    /// The hardware's count of instructions when the virtual hart's was zero.
-    retired: Option<u64>,
-    statistics: Statistics,
     trace: Option<&'a mut Trace>,
     /// What was mapped for the last trap.
     filled: Option<Page>,
@@ -60,11 +56,8 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         Self {
             shadow,
             processor,
-            slice_end,
-            timer: None,
+            slice: Slice::until(slice_end),
             float: Float::default(),
-            retired: None,
-            statistics: Statistics::default(),
             trace: None,
             filled: None,
         }
@@ -78,7 +71,7 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
     /// What happened since the engine was made.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.statistics
+        self.slice.statistics
     }
 
     fn run_guest(&mut self, hart: &mut Hart, outside: &Outside<'_>) -> Exit {
@@ -91,10 +84,12 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             // Before the hart looks at its timer: what passes in between interrupts the guest at once.
             let now = self.processor.now();
             hart.take_pending_interrupt(outside);
-            if now >= self.slice_end {
+            if self.slice.is_over(now) {
                 return Exit::Budget;
             }
-            self.set_timer(hart, now);
+            // A timer of the guest's that has passed is pending already.
+            let guest = hart.timer_deadline().filter(|deadline| *deadline > now);
+            self.slice.set_timer(guest, self.processor);
             let trap = self.enter(hart, outside);
             let trapped =
                 Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
@@ -109,27 +104,8 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         }
     }
 
-    /// Makes the hart's count of instructions what the hardware has executed for it, the monitor's work included,
-    /// since it was first run.
-    fn count_instructions(&mut self, hart: &mut Hart) {
-        let now = self.processor.retired();
-        let start = *self.retired.get_or_insert(now.wrapping_sub(hart.retired));
-        hart.retired = now.wrapping_sub(start);
-    }
-
-    /// Asks for an interrupt at the guest's timer or the end of the slice. A timer of the guest's that has passed
-    /// is pending already.
-    fn set_timer(&mut self, hart: &Hart, now: u64) {
-        let guest = hart.timer_deadline().filter(|deadline| *deadline > now);
-        let deadline = guest.map_or(self.slice_end, |deadline| deadline.min(self.slice_end));
-        if self.timer != Some(deadline) {
-            self.timer = Some(deadline);
-            self.processor.set_timer(deadline);
-        }
-    }
-
     fn enter(&mut self, hart: &mut Hart, outside: &Outside<'_>) -> GuestTrap {
-        self.statistics.switches += 1;
+        self.slice.statistics.switches += 1;
         let key = key(hart);
         let entry = self.shadow.enter(key, self.processor);
         let float = self.float.unpark(hart, self.processor);
@@ -142,7 +118,7 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         let trap = self.processor.enter(entry, registers, float, is_lent);
         if is_lent {
             let privileged = self.processor.privileged();
-            self.statistics.shortcuts += privileged.counts;
+            self.slice.statistics.shortcuts += privileged.counts;
             privileged::take_back(hart, privileged, trap.status);
         } else if trap.status & mstatus::FS == mstatus::FS {
             hart.mark_float_dirty();
@@ -151,22 +127,8 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
     }
 
     fn handle(&mut self, hart: &mut Hart, outside: &Outside<'_>, trap: &GuestTrap) -> Option<Exit> {
-        if trap.cause & mcause::INTERRUPT != 0 {
-            self.statistics.interrupts += 1;
-            match Interrupt::from_code(trap.cause & !mcause::INTERRUPT) {
-                Some(Interrupt::SupervisorSoftware) => self.processor.clear_software_interrupt(),
-                // Still pending: the home sees to the device.
-                Some(Interrupt::SupervisorExternal) => {}
-                // The next entry sets the timer anew.
-                _ => {
-                    self.timer = None;
-                    return None;
-                }
-            }
-            return Some(Exit::Budget);
-        }
-        if let Some(count) = self.statistics.exceptions.get_mut(trap.cause as usize) {
-            *count += 1;
+        if let Err(exit) = self.slice.note(trap.cause, self.processor) {
+            return exit;
         }
         match Exception::from_code(trap.cause) {
             Some(Exception::EnvironmentCallFromUser) => match hart.privilege {
@@ -209,10 +171,10 @@ impl<P: Processor> Engine<Partition> for Deprivileged<'_, P> {
         let outside = vm.environment(&vm.harts()[hart.index()]);
         // Another guest's `lr` on this hart must not make this one's `sc` succeed.
         self.processor.break_reservation();
-        self.count_instructions(&mut hart.hart);
+        self.slice.count_instructions(&mut hart.hart, self.processor);
         let exit = self.run_guest(&mut hart.hart, &outside);
         self.float.park(&mut hart.hart, self.processor);
-        self.count_instructions(&mut hart.hart);
+        self.slice.count_instructions(&mut hart.hart, self.processor);
         exit
     }
 }

@@ -9,12 +9,13 @@ mod device;
 mod tests;
 
 use rvisor_hart::{Environment, Exit, Hart, Trap};
-use rvisor_isa::csr::{self, SSTATUS_MASK, mcause, mip, mstatus};
-use rvisor_isa::{Exception, Interrupt, Privilege, decode};
+use rvisor_isa::csr::{SSTATUS_MASK, mip, mstatus};
+use rvisor_isa::{Exception, Privilege};
 use rvisor_machine::{Engine, VirtualHart, Vm};
 use rvisor_waist::GuestPhysical;
 
 use super::float::Float;
+use super::slice::Slice;
 use super::trace::Trapped;
 use super::{Outside, Statistics, Trace};
 use crate::arch::Partition;
@@ -37,12 +38,9 @@ const VIRTUAL: u32 = 1;
 pub struct Vs<'a, P> {
     stage: &'a mut Stage,
     processor: &'a mut P,
-    slice_end: u64,
-    timer: Option<u64>,
+    slice: Slice,
     float: Float,
     csrs: VirtualCsrs,
-    retired: Option<u64>,
-    statistics: Statistics,
     trace: Option<&'a mut Trace>,
 }
 
@@ -52,12 +50,9 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
         Self {
             stage,
             processor,
-            slice_end,
-            timer: None,
+            slice: Slice::until(slice_end),
             float: Float::default(),
             csrs: VirtualCsrs::default(),
-            retired: None,
-            statistics: Statistics::default(),
             trace: None,
         }
     }
@@ -70,7 +65,7 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
     /// What happened since the engine was made.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.statistics
+        self.slice.statistics
     }
 
     fn run_guest(&mut self, hart: &mut Hart, outside: &Outside<'_>) -> Exit {
@@ -81,7 +76,7 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
                 return Exit::Budget;
             }
             let now = self.processor.now();
-            if now >= self.slice_end {
+            if self.slice.is_over(now) {
                 return Exit::Budget;
             }
             let is_due = self.set_timer(hart, now);
@@ -102,16 +97,9 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
     /// Asks for an interrupt at the end of the slice, and where the hardware has no timer for guests, at theirs.
     /// Whether that one is due.
     fn set_timer(&mut self, hart: &Hart, now: u64) -> bool {
-        let mut deadline = self.slice_end;
-        let is_emulated = !self.processor.has_guest_timer();
-        let is_due = is_emulated && now >= hart.csr.stimecmp;
-        if is_emulated && !is_due {
-            deadline = deadline.min(hart.csr.stimecmp);
-        }
-        if self.timer != Some(deadline) {
-            self.timer = Some(deadline);
-            self.processor.set_timer(deadline);
-        }
+        let emulated = (!self.processor.has_guest_timer()).then_some(hart.csr.stimecmp);
+        let is_due = emulated.is_some_and(|deadline| now >= deadline);
+        self.slice.set_timer(emulated.filter(|_| !is_due), self.processor);
         is_due
     }
 
@@ -125,7 +113,7 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
     }
 
     fn enter(&mut self, hart: &mut Hart) -> VirtualTrap {
-        self.statistics.switches += 1;
+        self.slice.statistics.switches += 1;
         let mut is_supervisor = hart.privilege == Privilege::Supervisor;
         let registers =
             VirtualRegisters { x: &mut hart.x, pc: &mut hart.pc, is_supervisor: &mut is_supervisor };
@@ -139,22 +127,8 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
     }
 
     fn handle(&mut self, hart: &mut Hart, outside: &Outside<'_>, trap: &VirtualTrap) -> Option<Exit> {
-        if trap.cause & mcause::INTERRUPT != 0 {
-            self.statistics.interrupts += 1;
-            match Interrupt::from_code(trap.cause & !mcause::INTERRUPT) {
-                Some(Interrupt::SupervisorSoftware) => self.processor.clear_software_interrupt(),
-                // Still pending: the home sees to the device.
-                Some(Interrupt::SupervisorExternal) => {}
-                // The next entry sets the timer anew.
-                _ => {
-                    self.timer = None;
-                    return None;
-                }
-            }
-            return Some(Exit::Budget);
-        }
-        if let Some(count) = self.statistics.exceptions.get_mut(trap.cause as usize) {
-            *count += 1;
+        if let Err(exit) = self.slice.note(trap.cause, self.processor) {
+            return exit;
         }
         match trap.cause {
             cause::CALL => Some(Exit::SbiCall),
@@ -200,18 +174,7 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
             bits => bits,
         };
         self.store(hart);
-        let exit = match decode(bits).filter(|instruction| super::instruction::is_system(instruction.op)) {
-            Some(instruction) => {
-                if matches!(instruction.imm as u16, csr::CYCLE | csr::INSTRET) {
-                    self.count_instructions(hart);
-                }
-                hart.execute_system(outside, &instruction, bits)
-            }
-            None => {
-                hart.take_trap(Trap::exception(Exception::IllegalInstruction, bits.into()));
-                None
-            }
-        };
+        let exit = self.slice.execute_system(hart, outside, bits, self.processor);
         self.load(hart);
         exit
     }
@@ -260,12 +223,6 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
         csr.scounteren = new.counters;
         hart.context_changed();
     }
-
-    fn count_instructions(&mut self, hart: &mut Hart) {
-        let now = self.processor.retired();
-        let start = *self.retired.get_or_insert(now.wrapping_sub(hart.retired));
-        hart.retired = now.wrapping_sub(start);
-    }
 }
 
 impl<P: VirtualProcessor> Engine<Partition> for Vs<'_, P> {
@@ -273,12 +230,12 @@ impl<P: VirtualProcessor> Engine<Partition> for Vs<'_, P> {
         let outside = vm.environment(&vm.harts()[hart.index()]);
         // Another guest's `lr` on this hart must not make this one's `sc` succeed.
         self.processor.break_reservation();
-        self.count_instructions(&mut hart.hart);
+        self.slice.count_instructions(&mut hart.hart, self.processor);
         self.load(&hart.hart);
         let exit = self.run_guest(&mut hart.hart, &outside);
         self.store(&mut hart.hart);
         self.float.park(&mut hart.hart, self.processor);
-        self.count_instructions(&mut hart.hart);
+        self.slice.count_instructions(&mut hart.hart, self.processor);
         exit
     }
 }
