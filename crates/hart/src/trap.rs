@@ -91,14 +91,7 @@ impl Hart {
             | Exception::InstructionPageFault
             | Exception::InstructionGuestPageFault
             | Exception::Breakpoint => self.virtualized,
-            Exception::LoadAddressMisaligned
-            | Exception::LoadAccessFault
-            | Exception::LoadPageFault
-            | Exception::LoadGuestPageFault
-            | Exception::StoreAddressMisaligned
-            | Exception::StoreAccessFault
-            | Exception::StorePageFault
-            | Exception::StoreGuestPageFault => trap.is_guest || self.accessor(Access::Load).guest,
+            exception if exception.is_of_data() => trap.is_guest || self.accessor(Access::Load).guest,
             _ => false,
         }
     }

@@ -104,6 +104,24 @@ causes! {
     }
 }
 
+impl Exception {
+    /// Whether a load, store or AMO raises it.
+    #[must_use]
+    pub const fn is_of_data(self) -> bool {
+        matches!(
+            self,
+            Self::LoadAddressMisaligned
+                | Self::LoadAccessFault
+                | Self::LoadPageFault
+                | Self::LoadGuestPageFault
+                | Self::StoreAddressMisaligned
+                | Self::StoreAccessFault
+                | Self::StorePageFault
+                | Self::StoreGuestPageFault
+        )
+    }
+}
+
 causes! {
     /// Interrupts; the code is the bit's position in `mip` and `mie`.
     Interrupt {

@@ -5,7 +5,7 @@
 //! Loads, stores and atomics are described, `hlv` and `hsv` among them. Zero, which the manual allows, is written
 //! for cache-block instructions, for fetches, and for everything that isn't a fault of memory.
 
-use rvisor_isa::{Exception, Extension, Instruction, Op, decode, encode};
+use rvisor_isa::{Extension, Instruction, Op, decode, encode};
 
 use super::registers::Registers;
 use crate::trap::{Cause, Trap};
@@ -21,20 +21,8 @@ const LONG: u32 = 2;
 
 /// Adds to a trap what instruction raised it.
 pub fn describe(x: &Registers, bits: u32, trap: Trap) -> Trap {
-    let is_memory = matches!(
-        trap.cause,
-        Cause::Exception(
-            Exception::LoadAddressMisaligned
-                | Exception::LoadAccessFault
-                | Exception::LoadPageFault
-                | Exception::LoadGuestPageFault
-                | Exception::StoreAddressMisaligned
-                | Exception::StoreAccessFault
-                | Exception::StorePageFault
-                | Exception::StoreGuestPageFault
-        )
-    );
-    if !is_memory || trap.instruction != 0 {
+    let is_of_data = matches!(trap.cause, Cause::Exception(exception) if exception.is_of_data());
+    if !is_of_data || trap.instruction != 0 {
         return trap;
     }
     let instruction = decode(bits).and_then(|instruction| transformed(x, &instruction, trap.value));
