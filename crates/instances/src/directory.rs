@@ -192,14 +192,7 @@ impl Machines {
     }
 
     fn names(&self) -> Result<Vec<String>> {
-        let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.context("read", &self.root)?,
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<_> = names.filter(|name| check_name(name).is_ok()).collect();
-        names.sort();
-        Ok(names)
+        names(&self.root)
     }
 
     /// What killed commands and killed processes of `--rm` machines have left.
@@ -273,6 +266,23 @@ impl Drop for Draft {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// What is in a directory, which needn't be there.
+pub(crate) fn entries(path: &Path) -> Result<impl Iterator<Item = fs::DirEntry> + use<>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        entries => Some(entries.context("read", path)?),
+    };
+    Ok(entries.into_iter().flatten().flatten())
+}
+
+/// The names in such a directory that the user has given, in order.
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let names = entries(path)?.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<_> = names.filter(|name| check_name(name).is_ok()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Renames a directory unless the new name is taken.
@@ -535,7 +545,7 @@ fn other_disk(number: usize) -> String {
 }
 
 /// Bytes on the host's disk, as `du` counts them.
-fn occupied(path: &Path) -> u64 {
+pub(crate) fn occupied(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }

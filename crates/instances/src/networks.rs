@@ -14,7 +14,7 @@ use rvisor_hosted::net::{PrivateNetwork, members};
 use rvisor_waist::EntropyBackend;
 use serde::{Deserialize, Serialize};
 
-use crate::directory::{check_name, rename};
+use crate::directory::{check_name, names, rename};
 use crate::error::{Context, Error, Result};
 
 const FORMAT: u32 = 1;
@@ -139,14 +139,7 @@ impl Networks {
     }
 
     fn all(&self) -> Result<Vec<PrivateNetwork>> {
-        let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.context("read", &self.root)?,
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<_> = names.filter(|name| check_name(name).is_ok()).collect();
-        names.sort();
-        Ok(names.iter().filter_map(|name| self.open(name).ok()).collect())
+        Ok(names(&self.root)?.iter().filter_map(|name| self.open(name).ok()).collect())
     }
 
     /// All networks, by name.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Saving};
 use crate::config::now;
-use crate::directory::{Directory, Lock, check_name};
+use crate::directory::{Directory, Lock, check_name, entries, occupied};
 use crate::error::{Context, Error, Result};
 use crate::file_copy::{FileCopy, copy, link};
 use crate::saved::{self, Saved, sync_directory};
@@ -75,15 +75,11 @@ impl Directory {
     /// # Errors
     /// If the host refuses.
     pub fn snapshots(&self) -> Result<Vec<(SnapshotInfo, u64)>> {
-        let path = self.snapshots_path();
-        let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.context("read", &path)?,
-        };
-        let infos = entries.flatten().filter_map(|entry| {
+        let infos = entries(&self.snapshots_path())?.filter_map(|entry| {
             let text = fs::read(entry.path().join(INFO)).ok()?;
             let info: SnapshotInfo = serde_json::from_slice(&text).ok()?;
-            Some((info, occupied(&entry.path())))
+            let files = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+            Some((info, files.map(|file| occupied(&file.path())).sum()))
         });
         let mut infos: Vec<_> = infos.collect();
         infos.sort_by(|(one, _), (other, _)| (one.created, &one.name).cmp(&(other.created, &other.name)));
@@ -315,13 +311,6 @@ impl Directory {
     pub(crate) fn files_of_snapshot(&self, name: &str) -> Result<PathBuf> {
         self.snapshot_path(name)
     }
-}
-
-/// Bytes of the files in a directory on the host's disk.
-fn occupied(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
 #[cfg(test)]
