@@ -14,7 +14,11 @@ use crate::table;
 /// `rvisor pull`.
 pub fn pull(options: &Pull) -> anyhow::Result<ExitCode> {
     let store = Store::open_default()?;
-    let image = get(&store, &options.image, &options.mirror, options.force)?;
+    let found = if options.force { None } else { find(&store, &options.image)? };
+    let image = match found {
+        Some(image) => image,
+        None => fetch(&store, &options.image, &options.mirror, options.force)?,
+    };
     println!("{}", image.name);
     Ok(ExitCode::SUCCESS)
 }
@@ -88,14 +92,16 @@ pub fn remove(options: &Rmi) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The image of that name, pulled first if it is a built-in one that isn't there.
-pub fn get(store: &Store, name: &str, mirror: &Mirror, refresh: bool) -> anyhow::Result<Image> {
+/// The image of that name, if it is there. One that is damaged is the user's to remove: it may not be a built-in one.
+pub fn find(store: &Store, name: &str) -> anyhow::Result<Option<Image>> {
     match store.get(name) {
-        Err(Error::NoImage(_)) => {}
-        _ if refresh => {}
-        // One that is damaged is the user's to remove: it may not be a built-in one.
-        found => return Ok(found?),
+        Err(Error::NoImage(_)) => Ok(None),
+        found => Ok(Some(found?)),
     }
+}
+
+/// Pulls a built-in image.
+pub fn fetch(store: &Store, name: &str, mirror: &Mirror, refresh: bool) -> anyhow::Result<Image> {
     let progress = for_standard_error();
     Ok(rvisor_images::pull(store, name, &build_options(mirror, refresh), &LocalBuilder, &*progress)?)
 }

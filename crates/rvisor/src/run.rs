@@ -45,11 +45,10 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     if let Some(name) = &options.network {
         Networks::new(store.root()).open(name)?;
     }
-    let is_new = matches!(store.get(&options.image), Err(rvisor_images::Error::NoImage(_)));
-    let image = images::get(&store, &options.image, &options.mirror, false)?;
-    if is_new {
+    let Some(image) = images::find(&store, &options.image)? else {
+        images::fetch(&store, &options.image, &options.mirror, false)?;
         return Err(begin_again());
-    }
+    };
     if options.size.memory < image.manifest.memory {
         let needed = image.manifest.memory >> 20;
         bail!("image {} needs at least {needed} MiB of memory; use --memory {needed}M", image.name);
