@@ -393,7 +393,7 @@ impl Lowering<'_> {
     pub(super) fn interpret(&mut self) {
         let deferred: Vec<_> = self.deferred.drain(..).map(|(_, instruction)| instruction).collect();
         let loose = std::mem::take(&mut self.loose);
-        let after = std::mem::replace(&mut self.assignment, self.before);
+        let after = self.start.map(|_| std::mem::replace(&mut self.assignment, self.before));
         self.catch_up(&deferred, loose);
         self.go_home();
         let thunk = self.thunks.interpret;
@@ -490,8 +490,11 @@ impl Lowering<'_> {
 
     fn write_cold(&mut self, Cold { entry, kind, deferred, loose, registers }: Cold) {
         self.asm.bind(entry);
-        let [before, after] = registers.map_or([Assignment::HOME; 2], |registers| *registers);
-        self.set_assignment(if kind.may_leave() { before } else { after });
+        let after = registers.map(|registers| {
+            let [before, after] = *registers;
+            self.set_assignment(if kind.may_leave() { before } else { after });
+            after
+        });
         if kind.may_leave() {
             if let ColdKind::Access { address, .. } = kind
                 && address != RAX

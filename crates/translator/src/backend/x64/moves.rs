@@ -52,10 +52,8 @@ impl Lowering<'_> {
     }
 
     /// Behind a helper, which found all in their usual places and in the frame: takes those that a trace has elsewhere.
-    pub(super) fn come_back(&mut self, to: Assignment) {
-        if self.start.is_none() {
-            return;
-        }
+    pub(super) fn come_back(&mut self, to: Option<Assignment>) {
+        let Some(to) = to else { return };
         for (host, (&held, &usual)) in to.held().iter().zip(Assignment::HOME.held()).enumerate() {
             if held != usual && held != 0 {
                 self.asm.mov(Quad, PINNED[host].1, slot(held));
