@@ -27,6 +27,16 @@ impl EntropyBackend for HostEntropy {
     }
 }
 
+/// A network card's address, of the range that KVM and QEMU guests use (locally administered, unicast).
+///
+/// # Errors
+/// As for [`HostEntropy::new`].
+pub fn random_mac() -> io::Result<[u8; 6]> {
+    let mut mac = [0x52, 0x54, 0, 0, 0, 0];
+    HostEntropy::new()?.fill(&mut mac[3..]);
+    Ok(mac)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,7 +34,7 @@ mod wake;
 pub use rvisor_translator as translator;
 
 pub use clock::HostClock;
-pub use entropy::HostEntropy;
+pub use entropy::{HostEntropy, random_mac};
 pub use memory::HostMemory;
 pub use memory_copy::MemoryCopy;
 pub use stream::Stream;

@@ -31,7 +31,7 @@ use crate::runner::{self, Ending, HostedVm, Loader, OnReset, Pace};
 use crate::share::{ShareError, ShareOptions, Shares};
 use crate::throttle::Throttle;
 use crate::trace::{Kinds, Tracer};
-use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake};
+use crate::{HostClock, HostEntropy, HostMemory, Stream, Wake, random_mac};
 
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -568,11 +568,4 @@ fn shares(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>,
         add(wake, shares);
     }
     Ok(slots)
-}
-
-/// An address of the range that KVM and QEMU guests use (locally administered, unicast).
-fn random_mac() -> io::Result<[u8; 6]> {
-    let mut mac = [0x52, 0x54, 0, 0, 0, 0];
-    HostEntropy::new()?.fill(&mut mac[3..]);
-    Ok(mac)
 }

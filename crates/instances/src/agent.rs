@@ -70,6 +70,14 @@ pub(crate) struct SavedLink {
 }
 
 impl ExecRequest {
+    /// A command in the guest's root directory, without a terminal. It finds the programs of an administrator, and
+    /// knows nothing else of where it runs but what `environment` says.
+    pub fn new(command: Vec<String>, environment: impl IntoIterator<Item = String>) -> Self {
+        const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let environment = [PATH.to_owned()].into_iter().chain(environment).collect();
+        Self { command, environment, directory: "/".into(), ..Self::default() }
+    }
+
     /// As the agent reads it, or why it can't be.
     fn encode(&self) -> Result<Vec<u8>, String> {
         let words = || self.environment.iter().chain(&self.command);

@@ -21,15 +21,8 @@ const PATIENCE: f64 = 60.0;
 const CHUNK: usize = 64 << 10;
 
 fn session(directory: &Directory, words: &[&str]) -> Result<Session> {
-    let request = ExecRequest {
-        command: words.iter().map(|word| (*word).to_owned()).collect(),
-        environment: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
-        directory: "/".into(),
-        terminal: None,
-        patience: PATIENCE,
-        ..ExecRequest::default()
-    };
-    Client::new(directory).exec(request)
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    Client::new(directory).exec(ExecRequest { patience: PATIENCE, ..ExecRequest::new(words, []) })
 }
 
 /// Waits for a command's end; its standard output goes to `output`. An error says what the command did.

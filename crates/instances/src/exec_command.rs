@@ -11,19 +11,13 @@ use crate::protocol::Frame;
 
 /// What a shell does before it becomes the command, as it is for commands of guests that are booted.
 const SCRIPT: &str = "cd \"$HOME\" 2>/dev/null; unset OLDPWD; exec \"$@\"";
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the agent is asked to run.
 pub(crate) fn request(command: &[String], environment: &[String], is_durable: bool) -> ExecRequest {
     let words = ["/bin/sh", "-c", SCRIPT, "sh"].map(str::to_owned);
-    let base = [PATH, "LANG=C.UTF-8"].map(str::to_owned);
-    ExecRequest {
-        command: words.into_iter().chain(command.iter().cloned()).collect(),
-        environment: base.into_iter().chain(environment.iter().cloned()).collect(),
-        directory: "/".into(),
-        is_durable,
-        ..ExecRequest::default()
-    }
+    let words = words.into_iter().chain(command.iter().cloned()).collect();
+    let environment = ["LANG=C.UTF-8".to_owned()].into_iter().chain(environment.iter().cloned());
+    ExecRequest { is_durable, ..ExecRequest::new(words, environment) }
 }
 
 #[derive(Default)]

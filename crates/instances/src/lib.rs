@@ -9,6 +9,7 @@
 
 mod agent;
 mod archive;
+mod boot_files;
 mod client;
 mod command;
 mod config;

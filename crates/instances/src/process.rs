@@ -1,8 +1,7 @@
 //! A machine running in this process, and what others may ask of it meanwhile.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,14 +17,13 @@ use rvisor_hosted::share::ShareOptions;
 use rvisor_hosted::stream::Filter;
 use rvisor_hosted::translator;
 use rvisor_hosted::{HostMemory, Stream};
-use rvisor_machine::boot::Program;
 use rvisor_machine::persist::SavedState;
 use rvisor_machine::{PowerRequest, VirtualHart};
 use signal_hook::consts::SIGWINCH;
 use signal_hook::iterator::Signals;
 
-use crate::AGENT;
 use crate::agent::{AgentLink, Channel, ExecRequest};
+use crate::boot_files::{Boot, BootFiles};
 use crate::command::{CommandPorts, Outcome};
 use crate::config::{Config, State, Status, now};
 use crate::confinement;
@@ -315,13 +313,10 @@ impl VmProcess {
             read_keys(filter, move |bytes| typed.type_in(bytes))?;
             on_new_size(move |rows, columns| sized.resize(rows, columns))?;
         }
-        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
         let request = ExecRequest {
-            command: control.config.words(),
-            environment: [path].into_iter().chain(control.config.environment.iter().cloned()).collect(),
             directory: "/root".into(),
             terminal: Some((24, 80)),
-            ..ExecRequest::default()
+            ..ExecRequest::new(control.config.words(), control.config.environment.iter().cloned())
         };
         let (terminal, agent) = (control.terminal.clone(), control.agent.clone());
         std::thread::Builder::new().name("terminal".into()).spawn(move || {
@@ -441,55 +436,6 @@ fn shares(config: &Config) -> Result<Vec<ShareOptions>> {
 
 fn forward(port: &str) -> Result<Forward, String> {
     port.parse().map_err(|error| format!("{port}: {error}"))
-}
-
-/// A file of the machine's image, open.
-struct ImageFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl ImageFile {
-    fn open(directory: &Directory, digest: &str) -> Result<Self> {
-        let path = directory.store().join("blobs/sha256").join(digest);
-        let file = File::open(&path).context("read a file of the machine's image,", &path)?;
-        Ok(Self { path, file })
-    }
-
-    fn read(&self) -> Result<Vec<u8>> {
-        let read = || {
-            let mut bytes = vec![0; self.file.metadata()?.len() as usize];
-            self.file.read_exact_at(&mut bytes, 0)?;
-            Ok(bytes)
-        };
-        read().context("read a file of the machine's image,", &self.path)
-    }
-}
-
-/// The files that a guest is booted from.
-struct BootFiles {
-    kernel: ImageFile,
-    initrd: ImageFile,
-}
-
-impl BootFiles {
-    fn open(directory: &Directory, config: &Config) -> Result<Self> {
-        let open = |digest| ImageFile::open(directory, digest);
-        Ok(Self { kernel: open(&config.kernel)?, initrd: open(&config.run_initrd)? })
-    }
-}
-
-/// What a guest is booted from, read.
-struct Boot {
-    kernel: Vec<u8>,
-    initrd: Vec<u8>,
-    command_line: String,
-}
-
-impl Boot {
-    fn program(&self) -> Program<'_> {
-        Program::Linux { kernel: &self.kernel, initrd: Some(&self.initrd), command_line: &self.command_line }
-    }
 }
 
 /// What has been asked of a machine, and whether it has ended.
@@ -767,10 +713,7 @@ impl Control {
 
     /// What the guest is booted from.
     fn boot(&self) -> Result<Boot> {
-        let (kernel, mut initrd) = (self.files.kernel.read()?, self.files.initrd.read()?);
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(rvisor_images::run_overlay(AGENT));
-        Ok(Boot { kernel, initrd, command_line: self.command_line() })
+        self.files.read(self.command_line())
     }
 
     fn forwards(&self) -> Result<&Ports, String> {

@@ -38,17 +38,13 @@ pub fn exec(options: &Exec) -> anyhow::Result<ExitCode> {
         bail!("standard input isn't a terminal; leave --tty out");
     }
     let directory = machines()?.open(&options.machine)?;
-    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-    let mut environment = vec![path];
-    environment.extend(run::environment(&options.environment)?);
+    let command = as_user(options.user.as_deref(), &options.command);
     let request = ExecRequest {
-        command: as_user(options.user.as_deref(), &options.command),
-        environment,
         directory: options.workdir.clone(),
         terminal: options.tty.then(|| Drive::window().unwrap_or((24, 80))),
         patience: options.wait.as_secs_f64(),
         detach: options.detach,
-        is_durable: false,
+        ..ExecRequest::new(command, run::environment(&options.environment)?)
     };
     let session = Client::new(&directory).exec(request)?;
     if options.detach {
