@@ -2,6 +2,8 @@
 //! The user-mode network: any frames, most of them right enough to get far. The network is one that reaches
 //! nothing of the host.
 
+use std::net::Ipv6Addr;
+
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use rvisor_hosted::net::Isolated;
@@ -11,6 +13,7 @@ enum Frame {
     Raw(Vec<u8>),
     Arp { operation: u16, source: Address, target: Address },
     Ip { source: Address, destination: Address, fragment: u16, options: bool, payload: Payload },
+    Ip6 { source: Address, destination: Address, hops: bool, fragment: Option<(u16, u32)>, payload: Payload },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -26,6 +29,7 @@ enum Address {
 #[derive(Arbitrary, Debug)]
 enum Payload {
     Raw { protocol: u8, bytes: Vec<u8> },
+    Discovery { kind: u8, target: Address, options: Vec<u8> },
     Icmp { kind: u8, code: u8, rest: Vec<u8> },
     Udp { source: u16, destination: Port, data: Vec<u8> },
     Dhcp { kind: u8, flags: u16, client: Address, options: Vec<(u8, Vec<u8>)> },
@@ -49,6 +53,18 @@ impl Address {
             Self::Broadcast => [255; 4],
             Self::Other(octets) => *octets,
         }
+    }
+
+    fn octets6(&self) -> [u8; 16] {
+        let address: Ipv6Addr = match self {
+            Self::Guest => "fd00:10:0:2::15".parse().unwrap(),
+            Self::Gateway => "fd00:10:0:2::2".parse().unwrap(),
+            Self::DnsServer => "fd00:10:0:2::3".parse().unwrap(),
+            Self::Nobody => Ipv6Addr::UNSPECIFIED,
+            Self::Broadcast => "ff02::1".parse().unwrap(),
+            Self::Other([a, b, c, d]) => [*a, *b, *c, *d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].into(),
+        };
+        address.octets()
     }
 }
 
@@ -101,9 +117,20 @@ impl Payload {
             Self::Icmp { kind, code, rest } => {
                 let mut bytes = vec![*kind, *code, 0, 0];
                 bytes.extend(rest);
+                if ends.len() > 8 {
+                    seal(&mut bytes, 2, 58, ends);
+                    return (58, bytes);
+                }
                 let sum = checksum(&[&bytes]);
                 bytes[2..4].copy_from_slice(&sum);
                 (1, bytes)
+            }
+            Self::Discovery { kind, target, options } => {
+                let mut bytes = vec![*kind, 0, 0, 0, 0, 0, 0, 0];
+                bytes.extend(target.octets6());
+                bytes.extend(options);
+                seal(&mut bytes, 2, 58, ends);
+                (58, bytes)
             }
             Self::Udp { source, destination, data } => (17, udp(*source, destination.bytes(), data, ends)),
             Self::Dhcp { kind, flags, client, options } => {
@@ -161,6 +188,20 @@ impl Frame {
                 header[10..12].copy_from_slice(&sum);
                 frame.extend([8, 0]);
                 frame.extend(header);
+                frame.extend(payload);
+            }
+            Self::Ip6 { source, destination, hops, fragment, payload } => {
+                let ends = [source.octets6(), destination.octets6()].concat();
+                let (mut protocol, mut payload) = payload.bytes(&ends);
+                if let Some((place, ident)) = fragment {
+                    let header = [&[protocol, 0][..], &place.to_be_bytes(), &ident.to_be_bytes()].concat();
+                    payload.splice(0..0, header);
+                    protocol = 44;
+                }
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend((payload.len() as u16).to_be_bytes());
+                frame.extend([protocol, if *hops { 255 } else { 64 }]);
+                frame.extend(ends);
                 frame.extend(payload);
             }
         }

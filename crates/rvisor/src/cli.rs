@@ -203,7 +203,7 @@ pub struct Run {
     /// Share a directory or file of the host with the guest: it is there when the command starts
     #[arg(short, long = "volume", value_name = "HOST:GUEST[:ro]")]
     pub volumes: Vec<String>,
-    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp
+    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     /// Network of the machine
@@ -249,7 +249,7 @@ pub struct Boot {
     /// Network of the machine
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp
+    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     /// Firmware to start in M-mode: OpenSBI fw_dynamic or fw_jump, U-Boot (raw or ELF)
@@ -383,7 +383,7 @@ pub struct BundleRun {
     /// The hardware's network
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Forward a port of this computer, with an address and a protocol as in 0.0.0.0:5353:53/udp
+    /// Forward a port of this computer, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     #[command(flatten)]
@@ -615,7 +615,7 @@ pub enum PortCommand {
     Add {
         /// Machine to forward to
         machine: String,
-        /// Ports, with an address and a protocol as in 0.0.0.0:5353:53/udp
+        /// Ports, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
         #[arg(required = true, value_name = "HOST:GUEST")]
         ports: Vec<String>,
     },

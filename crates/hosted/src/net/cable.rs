@@ -6,12 +6,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smoltcp::wire::{ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Ipv4Packet};
+use smoltcp::wire::{
+    ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet,
+};
 
-use super::member::{Member, mac};
+use super::addresses::{Addresses, interface_identifier};
+use super::member::{Member, addresses, mac};
 use super::names;
 
 /// Bytes of a datagram that is full.
@@ -28,6 +32,11 @@ const FRESH: Duration = Duration::from_millis(500);
 const BURST: usize = 64;
 /// Longest datagram: a full one, and a frame on top.
 const LONGEST: usize = FULL + (64 << 10) + 2;
+
+/// Types of ICMPv6 messages by which hosts learn where to send (RFC 4861, 4).
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
 
 /// What waits for a member.
 #[derive(Default)]
@@ -79,11 +88,11 @@ impl Cable {
     /// The answer to a DNS query about members; `None` for one about others.
     pub(super) fn answer(&mut self, query: &[u8]) -> Option<Vec<u8>> {
         let Self { member, names, .. } = self;
-        let [a, b, c] = member.network.prefix;
+        let prefix = member.network.prefix;
         names::answer(query, &member.network.name, |name| {
             let known = names.get(|| member.names());
             let found = known.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
-            found.map(|(_, number)| [a, b, c, *number])
+            found.map(|(_, number)| addresses(prefix, *number))
         })
     }
 
@@ -207,10 +216,36 @@ fn is_from(frame: &[u8], prefix: [u8; 3], number: u8) -> bool {
         EthernetProtocol::Ipv4 => {
             Ipv4Packet::new_checked(ethernet.payload()).is_ok_and(|packet| packet.src_addr() == address)
         }
-        EthernetProtocol::Ipv6 => true,
+        EthernetProtocol::Ipv6 => speaks_for_itself(ethernet.payload(), prefix, number),
         _ => false,
     };
     is_own && ethernet.src_addr().0 == mac(prefix, number)
+}
+
+/// Whether an IPv6 packet of a member says nothing in another's name, or the gateway's. It may have any address besides.
+fn speaks_for_itself(packet: &[u8], prefix: [u8; 3], number: u8) -> bool {
+    let Ok(packet) = Ipv6Packet::new_checked(packet) else { return false };
+    let own = Addresses::shared(prefix, number);
+    let is_free = |address: Ipv6Addr| {
+        let [.., a, b, c, d, e, f, g, h] = address.octets();
+        let identifier = [a, b, c, d, e, f, g, h];
+        let is_members =
+            identifier[..6] == interface_identifier(mac(prefix, number))[..6] && identifier[6] == prefix[2];
+        let is_own = identifier == interface_identifier(mac(prefix, number));
+        own.host(address.into()).is_none() && (is_own || !is_members)
+    };
+    // Who leads out is the gateway's to say, which never sends anything this way; and who has an address, its owner's.
+    let says = match (packet.next_header(), packet.payload()) {
+        (IpProtocol::Icmpv6, [ROUTER_ADVERTISEMENT | REDIRECT, ..]) => false,
+        (IpProtocol::Icmpv6, [NEIGHBOUR_ADVERTISEMENT, _, _, _, _, _, _, _, target @ ..]) => {
+            target.first_chunk().is_some_and(|target| is_free(Ipv6Addr::from_octets(*target)))
+        }
+        // What is behind other headers isn't looked for.
+        (IpProtocol::Tcp | IpProtocol::Udp | IpProtocol::Icmpv6 | IpProtocol::HopByHop, _) => true,
+        (IpProtocol::Ipv6Frag, [protocol, ..]) => IpProtocol::from(*protocol) != IpProtocol::Icmpv6,
+        _ => false,
+    };
+    says && is_free(packet.src_addr())
 }
 
 /// Whether a frame is for this hardware address, or for all.

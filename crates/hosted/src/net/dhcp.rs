@@ -1,6 +1,6 @@
 //! The DHCP server (RFC 2131): one address for one guest, always the same.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr};
 
@@ -30,7 +30,7 @@ pub(super) struct Dhcp {
 
 impl Dhcp {
     /// The answer to a client's message, and where it goes.
-    pub(super) fn answer(&self, message: &[u8]) -> Option<(SocketAddrV4, Vec<u8>)> {
+    pub(super) fn answer(&self, message: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
         let packet = DhcpPacket::new_checked(message).ok()?;
         let request = DhcpRepr::parse(&packet).ok()?;
         let own = &self.addresses;
@@ -52,7 +52,8 @@ impl Dhcp {
         }
         let mut buffer = vec![0; reply.buffer_len()];
         reply.emit(&mut DhcpPacket::new_unchecked(&mut buffer[..])).ok()?;
-        Some((SocketAddrV4::new(destination(&request, kind, own), CLIENT_PORT), buffer))
+        let to = SocketAddrV4::new(destination(&request, kind, own), CLIENT_PORT);
+        Some((to.into(), buffer))
     }
 }
 
@@ -72,7 +73,7 @@ fn answer_kind(request: &DhcpRepr<'_>, own: &Addresses) -> Option<DhcpMessageTyp
 
 /// Where the answer goes (RFC 2131, 4.1): clients without an address are reached by broadcast.
 fn destination(request: &DhcpRepr<'_>, kind: DhcpMessageType, own: &Addresses) -> Ipv4Addr {
-    if kind == DhcpMessageType::Nak || !own.is_guest(request.client_ip) {
+    if kind == DhcpMessageType::Nak || !own.is_guest(request.client_ip.into()) {
         Ipv4Addr::BROADCAST
     } else {
         request.client_ip
@@ -156,7 +157,7 @@ mod tests {
     fn discover_gets_an_offer_with_all_options() {
         let message = request(DhcpMessageType::Discover, None, NOBODY);
         let (to, answer) = dhcp().answer(&message).unwrap();
-        assert_eq!(to, SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
+        assert_eq!(to, SocketAddr::from((Ipv4Addr::BROADCAST, 68)));
         let packet = DhcpPacket::new_checked(&answer[..]).unwrap();
         let offer = DhcpRepr::parse(&packet).unwrap();
         assert_eq!(offer.message_type, DhcpMessageType::Offer);

@@ -1,27 +1,27 @@
 //! The network's thread: takes frames and events in turn and passes each on to whom it concerns.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smoltcp::wire::{
-    ArpOperation, ArpRepr, EthernetAddress, EthernetFrame, Icmpv4DstUnreachable, Icmpv4Repr, IpProtocol,
-};
+use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress, EthernetFrame, IpProtocol};
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, Host};
 use super::cable::{self, Cable};
 use super::datagram::{self, DatagramFlows};
 use super::dhcp::{self, Dhcp};
+use super::discovery::Discovery;
 use super::forward::Forwards;
 use super::fragment::Reassembly;
+use super::link::Unreachable;
 use super::poller::{Poller, Ready, Token};
 use super::ports::Ports;
 use super::queue::Queues;
 use super::resolver::Resolver;
 use super::stack::Stack;
 use super::tcp::TcpFlows;
-use super::wire::{self, Datagram, Echo, Packet, Segment};
+use super::wire::{self, Datagram, Echo, Packet, Segment, Solicitation};
 use super::{HOST_MAC, NetError, NetOptions, names};
 
 /// UDP and TCP port of DNS.
@@ -42,6 +42,7 @@ pub(super) struct Engine {
     forwards: Forwards,
     fragments: Reassembly,
     dhcp: Dhcp,
+    discovery: Discovery,
     resolver: Resolver,
     restrict: bool,
     addresses: Addresses,
@@ -73,6 +74,7 @@ impl Engine {
         let NetOptions { hostname, restrict, mtu, resolvers, member, .. } = options.clone();
         let addresses = member.as_ref().map_or(Addresses::USER, |member| member.addresses());
         let restrict = restrict || member.as_ref().is_some_and(|member| member.network.internal);
+        let resolves = !restrict || member.is_some();
         let forwards = Forwards::new(&options.forwards, addresses)?;
         let poller = Poller::new()?;
         poller.add(queues.bell(), Token::Bell)?;
@@ -93,13 +95,8 @@ impl Engine {
             datagrams: DatagramFlows::new(addresses),
             forwards,
             fragments: Reassembly::default(),
-            dhcp: Dhcp {
-                addresses,
-                hostname,
-                mtu,
-                routes: !restrict,
-                resolves: !restrict || member.is_some(),
-            },
+            dhcp: Dhcp { addresses, hostname, mtu, routes: !restrict, resolves },
+            discovery: Discovery::new(addresses, !restrict, resolves),
             resolver: Resolver::new(resolvers),
             restrict,
             addresses,
@@ -166,6 +163,7 @@ impl Engine {
             self.swept = Instant::now();
             self.tcp.expire(&mut self.stack);
             self.datagrams.expire(self.swept);
+            self.discovery.tick(&mut self.stack.link.out);
         }
         if let Some(cable) = &mut self.cable {
             cable.flush();
@@ -219,6 +217,7 @@ impl Engine {
     fn packet(&mut self, packet: Packet<'_>) {
         match packet {
             Packet::Arp(arp) => self.arp(&arp),
+            Packet::Solicitation(asked) => self.discovery.answer(&mut self.stack.link.out, asked),
             Packet::Udp(datagram) if datagram.destination.port() == dhcp::SERVER_PORT => self.dhcp(&datagram),
             Packet::Udp(datagram) if self.is_exchange(datagram.source, datagram.destination) => {
                 self.udp(&datagram);
@@ -252,7 +251,7 @@ impl Engine {
         else {
             return;
         };
-        if ![self.addresses.gateway, self.addresses.dns].contains(&target_protocol_addr) {
+        if self.addresses.host(target_protocol_addr.into()).is_none() {
             return;
         }
         let reply = ArpRepr::EthernetIpv4 {
@@ -266,12 +265,12 @@ impl Engine {
     }
 
     fn dhcp(&mut self, datagram: &Datagram<'_>) {
-        let to = *datagram.destination.ip();
+        let to = datagram.destination.ip();
         if to != Ipv4Addr::BROADCAST && to != self.addresses.gateway {
             return;
         }
         if let Some((to, answer)) = self.dhcp.answer(datagram.payload) {
-            let from = SocketAddrV4::new(self.addresses.gateway, dhcp::SERVER_PORT);
+            let from = SocketAddr::new(self.addresses.gateway.into(), dhcp::SERVER_PORT);
             self.stack.link.out.send_udp(from, to, &answer);
         }
     }
@@ -289,9 +288,9 @@ impl Engine {
             Route::To(target) => {
                 self.datagrams.send(&self.poller, out, &mut self.resolver, datagram, target);
             }
-            Route::Refused => datagram::refuse(out, datagram, Icmpv4DstUnreachable::PortUnreachable),
-            Route::Unreachable => datagram::refuse(out, datagram, Icmpv4DstUnreachable::HostUnreachable),
-            Route::Prohibited => datagram::refuse(out, datagram, Icmpv4DstUnreachable::NetProhibited),
+            Route::Refused => datagram::refuse(out, datagram, Unreachable::Port),
+            Route::Unreachable => datagram::refuse(out, datagram, Unreachable::Host),
+            Route::Prohibited => datagram::refuse(out, datagram, Unreachable::Prohibited),
         }
     }
 
@@ -305,46 +304,47 @@ impl Engine {
         match self.route(segment.destination) {
             Route::To(target) => self.tcp.open(&mut self.stack, &self.poller, segment, target),
             Route::Refused => self.stack.refuse(segment.packet),
-            Route::Unreachable => {
-                self.stack.unreachable(segment.packet, Icmpv4DstUnreachable::HostUnreachable);
-            }
-            Route::Prohibited => {
-                self.stack.unreachable(segment.packet, Icmpv4DstUnreachable::NetProhibited);
-            }
+            Route::Unreachable => self.stack.unreachable(segment, Unreachable::Host),
+            Route::Prohibited => self.stack.unreachable(segment, Unreachable::Prohibited),
         }
     }
 
     fn echo(&mut self, echo: &Echo<'_>) {
-        let &Echo { source, destination, ident, sequence: seq_no, data } = echo;
-        if [self.addresses.gateway, self.addresses.dns].contains(&destination) {
-            let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
-            self.stack.link.out.send_icmp(destination, source, &reply);
-        } else if !self.restrict && self.is_public(destination) {
-            self.datagrams.ping(&self.poller, &mut self.stack.link.out, echo);
+        let &Echo { source, destination, ident, sequence, data } = echo;
+        let out = &mut self.stack.link.out;
+        if self.addresses.host(destination).is_some() {
+            out.send_echo_reply(destination, source, ident, sequence, data);
+        } else if !self.restrict && self.addresses.is_public(destination) {
+            self.datagrams.ping(&self.poller, out, echo);
         }
     }
 
-    fn route(&mut self, destination: SocketAddrV4) -> Route {
-        let port = destination.port();
-        match *destination.ip() {
+    fn route(&mut self, destination: SocketAddr) -> Route {
+        let (address, port) = (destination.ip(), destination.port());
+        match self.addresses.host(address) {
             _ if self.restrict => Route::Prohibited,
-            address if address == self.addresses.gateway => {
-                Route::To(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            Some(Host::Gateway) => {
+                let loopback = match address {
+                    IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                };
+                Route::To(SocketAddr::new(loopback, port))
             }
-            address if address == self.addresses.dns && port == DNS_PORT => match self.resolver.server(0) {
+            Some(Host::Dns) if port == DNS_PORT => match self.resolver.server(0) {
                 Some(server) => Route::To(server),
                 None => Route::Unreachable,
             },
-            address if address == self.addresses.dns => Route::Refused,
-            address if self.is_public(address) => Route::To(SocketAddr::V4(destination)),
-            _ => Route::Unreachable,
+            Some(Host::Dns) => Route::Refused,
+            None if self.addresses.is_public(address) => Route::To(destination),
+            None => Route::Unreachable,
         }
     }
 
     /// A query for the name of a machine on the same network: answered here, and true then.
     fn name(&mut self, datagram: &Datagram<'_>) -> bool {
         let Some(cable) = &mut self.cable else { return false };
-        if *datagram.destination.ip() != self.addresses.dns || datagram.destination.port() != DNS_PORT {
+        let to = datagram.destination;
+        if self.addresses.host(to.ip()) != Some(Host::Dns) || to.port() != DNS_PORT {
             return false;
         }
         let answer = cable.answer(datagram.payload);
@@ -357,22 +357,8 @@ impl Engine {
     }
 
     /// Whether this is between the guest and one other end: groups get neither service nor errors (RFC 1122, 3.2.2).
-    fn is_exchange(&self, source: SocketAddrV4, destination: SocketAddrV4) -> bool {
-        let to = *destination.ip();
-        let group =
-            to.is_multicast() || to.is_broadcast() || self.addresses.is_local(to) && to.octets()[3] == 255;
-        self.addresses.is_guest(*source.ip()) && !group
-    }
-
-    /// Whether packets for `address` may leave through the gateway. The host's loopback is reached at the gateway's
-    /// address only, and link-local addresses are not routed (RFC 3927, 7).
-    fn is_public(&self, address: Ipv4Addr) -> bool {
-        let reserved = address.octets()[0] == 0 || address.octets()[0] >= 240;
-        !(reserved
-            || address.is_loopback()
-            || address.is_link_local()
-            || address.is_multicast()
-            || self.addresses.is_local(address))
+    fn is_exchange(&self, source: SocketAddr, destination: SocketAddr) -> bool {
+        self.addresses.is_guest(source.ip()) && !self.addresses.is_group(destination.ip())
     }
 }
 
@@ -384,7 +370,11 @@ fn is_for_the_gateway(frame: &[u8], addresses: &Addresses) -> bool {
     }
     match wire::parse(frame) {
         Some((_, Packet::Arp(ArpRepr::EthernetIpv4 { target_protocol_addr, .. }))) => {
-            [addresses.gateway, addresses.dns].contains(&target_protocol_addr)
+            addresses.host(target_protocol_addr.into()).is_some()
+        }
+        Some((_, Packet::Solicitation(Solicitation::Router))) => true,
+        Some((_, Packet::Solicitation(Solicitation::Neighbour { target, .. }))) => {
+            addresses.host(target.into()).is_some()
         }
         Some((_, Packet::Udp(datagram))) => datagram.destination.port() == dhcp::SERVER_PORT,
         _ => false,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::addresses::Addresses;
@@ -103,7 +103,7 @@ impl Forwards {
 
     /// A datagram from the guest that answers a peer; false if it isn't one.
     pub(super) fn answer(&mut self, datagram: &Datagram<'_>) -> bool {
-        if *datagram.destination.ip() != self.addresses.gateway {
+        if datagram.destination.ip() != self.addresses.gateway {
             return false;
         }
         for (_, port) in self.ports.values_mut() {
@@ -141,7 +141,7 @@ pub(super) enum Change {
     Remove(Forward),
 }
 
-fn listen(protocol: Protocol, address: SocketAddrV4, guest: u16) -> io::Result<Port> {
+fn listen(protocol: Protocol, address: SocketAddr, guest: u16) -> io::Result<Port> {
     Ok(match protocol {
         Protocol::Tcp => {
             let listener = TcpListener::bind(address)?;
@@ -169,7 +169,7 @@ fn accept(
             Ok((stream, _)) => {
                 let to = stack.link.out.addresses.guest;
                 stack.link.out.look_for(to);
-                if let Err(error) = flows.accept(stack, poller, stream, SocketAddrV4::new(to, guest)) {
+                if let Err(error) = flows.accept(stack, poller, stream, SocketAddr::new(to.into(), guest)) {
                     log::debug!("forwarded connection to guest port {guest} dropped: {error}");
                 }
             }
@@ -194,8 +194,8 @@ fn receive(
             Ok((length, address)) => {
                 let Addresses { gateway, guest: to, .. } = out.addresses;
                 out.look_for(to);
-                let source = SocketAddrV4::new(gateway, port_of(peers, address));
-                out.send_udp(source, SocketAddrV4::new(to, guest), &buffer[..length]);
+                let source = SocketAddr::new(gateway.into(), port_of(peers, address));
+                out.send_udp(source, SocketAddr::new(to.into(), guest), &buffer[..length]);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             // What an earlier answer met: not ours to tell the guest, which sees many peers at one address.
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn port_in_use_is_an_error_that_names_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let SocketAddr::V4(host) = listener.local_addr().unwrap() else { panic!("not IPv4") };
+        let host = listener.local_addr().unwrap();
         let error = Forwards::new(&[Forward { protocol: Protocol::Tcp, host, guest: 80 }], Addresses::USER)
             .err()
             .unwrap();

@@ -1,6 +1,6 @@
-//! Putting fragmented IP packets together (RFC 791), for large UDP datagrams and pings.
+//! Putting fragmented IP packets together (RFC 791; RFC 8200, 4.5), for large UDP datagrams and pings.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use smoltcp::wire::IpProtocol;
@@ -22,14 +22,14 @@ pub(super) struct Reassembly(Vec<Partial>);
 
 /// A packet put together.
 pub(super) struct Whole {
-    pub(super) source: Ipv4Addr,
-    pub(super) destination: Ipv4Addr,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
     pub(super) protocol: IpProtocol,
     pub(super) payload: Vec<u8>,
 }
 
 struct Partial {
-    ident: u16,
+    ident: u32,
     whole: Whole,
     /// Which blocks of the payload have arrived.
     arrived: Vec<bool>,
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn part(offset: usize, more: bool, payload: &[u8]) -> Fragment<'_> {
-        let (source, destination) = (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 2));
+        let (source, destination) = (IpAddr::from([10, 0, 2, 15]), IpAddr::from([10, 0, 2, 2]));
         Fragment { source, destination, protocol: IpProtocol::Udp, ident: 9, offset, more, payload }
     }
 

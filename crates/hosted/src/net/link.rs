@@ -1,23 +1,29 @@
 //! The gateway's end of the cable: frames for the guest, and IP packets for smoltcp.
 
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
-    ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv4Repr,
-    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable, Icmpv4Packet,
+    Icmpv4Repr, Icmpv6DstUnreachable, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv4Repr,
+    Ipv6FragmentHeader, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
 };
 
 use super::HOST_MAC;
 use super::addresses::Addresses;
-use super::wire::ETHERNET_HEADER;
+use super::wire::{ETHERNET_HEADER, FRAGMENT_BLOCK, FRAGMENT_HEADER};
 
-/// Bytes in an IPv4 header without options, and in a UDP header.
+/// Bytes in an IPv4 header without options, in an IPv6 header, and in a UDP header.
 const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
 const UDP_HEADER: usize = 8;
 const HOP_LIMIT: u8 = 64;
+/// The hop limit of what neighbours only may send (RFC 4861).
+const NEIGHBOUR: u8 = 255;
+/// Smallest MTU of a link that carries IPv6 (RFC 8200, 5).
+const IPV6_MTU: usize = 1280;
 
 /// Frames wait for the guest up to this many bytes; beyond, TCP waits.
 pub(super) const QUEUE_BYTES: usize = 4 << 20;
@@ -78,6 +84,16 @@ impl Outgoing {
     /// Whether TCP may send.
     pub(super) fn has_room(&self) -> bool {
         self.bytes < QUEUE_BYTES
+    }
+
+    /// Whether the link carries IPv6.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.mtu >= IPV6_MTU
+    }
+
+    /// Largest IP packet, in bytes.
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu
     }
 
     /// Makes a frame of `length` payload bytes; gives `None` where far too many are waiting.
@@ -156,8 +172,69 @@ impl Outgoing {
         }
     }
 
+    /// The same with IPv6, where fragments have a header of their own (RFC 8200, 4.5).
+    fn send_ipv6(
+        &mut self,
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        protocol: IpProtocol,
+        hop_limit: u8,
+        payload: &[u8],
+    ) {
+        let to = match destination.octets() {
+            [0xff, .., a, b, c, d] => EthernetAddress([0x33, 0x33, a, b, c, d]),
+            _ => self.guest,
+        };
+        let header = |next_header, payload_len| Ipv6Repr {
+            src_addr: source,
+            dst_addr: destination,
+            next_header,
+            payload_len,
+            hop_limit,
+        };
+        self.ident = self.ident.wrapping_add(1);
+        let (ident, most) = (u32::from(self.ident), self.mtu - IPV6_HEADER);
+        let mut send = |next_header, parts: [&[u8]; 2]| {
+            let length = parts[0].len() + parts[1].len();
+            let Some(buffer) = self.make(to, EthernetProtocol::Ipv6, IPV6_HEADER + length) else {
+                return false;
+            };
+            header(next_header, length).emit(&mut Ipv6Packet::new_unchecked(&mut buffer[..]));
+            let (first, second) = buffer[IPV6_HEADER..].split_at_mut(parts[0].len());
+            first.copy_from_slice(parts[0]);
+            second.copy_from_slice(parts[1]);
+            true
+        };
+        if payload.len() <= most {
+            send(protocol, [&[], payload]);
+            return;
+        }
+        let step = (most - FRAGMENT_HEADER) & !(FRAGMENT_BLOCK - 1);
+        for (number, part) in payload.chunks(step).enumerate() {
+            let offset = number * step;
+            let mut bytes = [0; FRAGMENT_HEADER];
+            bytes[0] = protocol.into();
+            let mut fragment = Ipv6FragmentHeader::new_unchecked(&mut bytes[2..]);
+            fragment.set_frag_offset((offset / FRAGMENT_BLOCK) as u16);
+            fragment.set_more_frags(offset + part.len() < payload.len());
+            fragment.set_ident(ident);
+            if !send(IpProtocol::Ipv6Frag, [&bytes, part]) {
+                return;
+            }
+        }
+    }
+
+    /// Sends an IP packet between two addresses of one family.
+    fn send_ip(&mut self, source: IpAddr, destination: IpAddr, protocol: IpProtocol, payload: &[u8]) {
+        match (source, destination) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => self.send_ipv4(from, to, protocol, payload),
+            (IpAddr::V6(from), IpAddr::V6(to)) => self.send_ipv6(from, to, protocol, HOP_LIMIT, payload),
+            _ => {}
+        }
+    }
+
     /// Sends a UDP datagram; drops one too long for UDP.
-    pub(super) fn send_udp(&mut self, source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) {
+    pub(super) fn send_udp(&mut self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
         let length = UDP_HEADER + payload.len();
         if length + IPV4_HEADER > usize::from(u16::MAX) {
             return;
@@ -165,13 +242,13 @@ impl Outgoing {
         let mut buffer = vec![0; length];
         UdpRepr { src_port: source.port(), dst_port: destination.port() }.emit(
             &mut UdpPacket::new_unchecked(&mut buffer[..]),
-            &IpAddress::Ipv4(*source.ip()),
-            &IpAddress::Ipv4(*destination.ip()),
+            &source.ip().into(),
+            &destination.ip().into(),
             payload.len(),
             |place| place.copy_from_slice(payload),
             &ChecksumCapabilities::default(),
         );
-        self.send_ipv4(*source.ip(), *destination.ip(), IpProtocol::Udp, &buffer);
+        self.send_ip(source.ip(), destination.ip(), IpProtocol::Udp, &buffer);
     }
 
     /// Sends an ICMP message.
@@ -179,6 +256,96 @@ impl Outgoing {
         let mut buffer = vec![0; message.buffer_len()];
         message.emit(&mut Icmpv4Packet::new_unchecked(&mut buffer[..]), &ChecksumCapabilities::default());
         self.send_ipv4(source, destination, IpProtocol::Icmp, &buffer);
+    }
+
+    /// Sends an ICMPv6 message.
+    pub(super) fn send_icmp6(&mut self, source: Ipv6Addr, destination: Ipv6Addr, message: &Icmpv6Repr<'_>) {
+        let mut buffer = vec![0; message.buffer_len()];
+        let mut packet = Icmpv6Packet::new_unchecked(&mut buffer[..]);
+        message.emit(&source, &destination, &mut packet, &ChecksumCapabilities::default());
+        self.send_ipv6(source, destination, IpProtocol::Icmpv6, HOP_LIMIT, &buffer);
+    }
+
+    /// Sends an ICMPv6 message of neighbour discovery, whose checksum is still missing.
+    pub(super) fn send_discovery(&mut self, source: Ipv6Addr, destination: Ipv6Addr, message: &mut [u8]) {
+        Icmpv6Packet::new_unchecked(&mut *message).fill_checksum(&source, &destination);
+        self.send_ipv6(source, destination, IpProtocol::Icmpv6, NEIGHBOUR, message);
+    }
+
+    /// Answers an echo request.
+    pub(super) fn send_echo_reply(
+        &mut self,
+        source: IpAddr,
+        destination: IpAddr,
+        ident: u16,
+        seq_no: u16,
+        data: &[u8],
+    ) {
+        match (source, destination) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                self.send_icmp(from, to, &Icmpv4Repr::EchoReply { ident, seq_no, data });
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                self.send_icmp6(from, to, &Icmpv6Repr::EchoReply { ident, seq_no, data });
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the guest that what it sent doesn't reach its destination; `data` is the beginning of its payload.
+    pub(super) fn send_unreachable(
+        &mut self,
+        reason: Unreachable,
+        from: IpAddr,
+        to: IpAddr,
+        protocol: IpProtocol,
+        data: &[u8],
+    ) {
+        let (payload_len, hop_limit, next_header) = (data.len(), HOP_LIMIT, protocol);
+        match (from, to) {
+            (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
+                let header = Ipv4Repr { src_addr, dst_addr, next_header, payload_len, hop_limit };
+                let message = Icmpv4Repr::DstUnreachable { reason: reason.icmp(), header, data };
+                self.send_icmp(self.addresses.gateway, src_addr, &message);
+            }
+            (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
+                let header = Ipv6Repr { src_addr, dst_addr, next_header, payload_len, hop_limit };
+                let message = Icmpv6Repr::DstUnreachable { reason: reason.icmp6(), header, data };
+                self.send_icmp6(self.addresses.gateway6, src_addr, &message);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Why something doesn't reach its destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unreachable {
+    Port,
+    Host,
+    Network,
+    Prohibited,
+}
+
+impl Unreachable {
+    /// As ICMP says it (RFC 792, RFC 1122).
+    fn icmp(self) -> Icmpv4DstUnreachable {
+        match self {
+            Self::Port => Icmpv4DstUnreachable::PortUnreachable,
+            Self::Host => Icmpv4DstUnreachable::HostUnreachable,
+            Self::Network => Icmpv4DstUnreachable::NetUnreachable,
+            Self::Prohibited => Icmpv4DstUnreachable::NetProhibited,
+        }
+    }
+
+    /// As ICMPv6 says it (RFC 4443, 3.1).
+    fn icmp6(self) -> Icmpv6DstUnreachable {
+        match self {
+            Self::Port => Icmpv6DstUnreachable::PortUnreachable,
+            Self::Host => Icmpv6DstUnreachable::AddrUnreachable,
+            Self::Network => Icmpv6DstUnreachable::NoRoute,
+            Self::Prohibited => Icmpv6DstUnreachable::AdminProhibit,
+        }
     }
 }
 
@@ -197,11 +364,16 @@ pub(super) struct Leaving<'a>(&'a mut Outgoing);
 impl phy::TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         let guest = self.0.guest;
-        match self.0.make(guest, EthernetProtocol::Ipv4, length) {
-            Some(packet) => fill(packet),
+        let Some(packet) = self.0.make(guest, EthernetProtocol::Ipv4, length) else {
             // Lost like any packet on a crowded network.
-            None => fill(&mut vec![0; length]),
+            return fill(&mut vec![0; length]);
+        };
+        let result = fill(packet);
+        let is_ipv6 = packet.first().is_some_and(|byte| byte >> 4 == 6);
+        if let Some(frame) = self.0.frames.last_mut().filter(|_| is_ipv6) {
+            EthernetFrame::new_unchecked(&mut frame[..]).set_ethertype(EthernetProtocol::Ipv6);
         }
+        result
     }
 }
 

@@ -10,13 +10,13 @@
 //! truly who sent it: members take no frames with others' addresses, and none from another network's members.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
-use std::net::Ipv4Addr;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, in_prefix, interface_identifier};
 
 /// Numbers that members have; those below are the gateway's and the DNS server's, and some to spare.
 pub const NUMBERS: std::ops::RangeInclusive<u8> = 10..=254;
@@ -49,6 +49,21 @@ pub struct Member {
     _claim: File,
 }
 
+/// What a guest has to know to be on a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its IP address.
+    pub address: Ipv4Addr,
+    /// Bits of the network's prefix.
+    pub prefix: u8,
+    /// Who leads out, if somebody does.
+    pub router: Option<Ipv4Addr>,
+    /// The DNS server.
+    pub dns: Ipv4Addr,
+}
+
 impl Member {
     /// Joins `network` as `name`.
     ///
@@ -69,6 +84,14 @@ impl Member {
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         mac(self.network.prefix, self.number)
+    }
+
+    /// Its place on the network, as a guest is told it that has another one.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let Addresses { gateway, dns, guest, .. } = self.addresses();
+        let router = (!self.network.internal).then_some(gateway);
+        Place { mac: self.mac(), address: guest, prefix: Addresses::PREFIX, router, dns }
     }
 
     /// Its IP address.
@@ -118,6 +141,12 @@ impl Drop for Member {
     }
 }
 
+/// The addresses of a member: the one leased to it, and the one that it makes itself of its hardware address.
+pub(super) fn addresses(prefix: [u8; 3], number: u8) -> (Ipv4Addr, Ipv6Addr) {
+    let v6 = in_prefix(prefix, interface_identifier(mac(prefix, number)));
+    (Addresses::shared(prefix, number).guest, v6)
+}
+
 /// The hardware address of a member.
 pub(super) fn mac([a, b, c]: [u8; 3], number: u8) -> [u8; 6] {
     [MAC[0], MAC[1], a, b, c, number]
@@ -148,6 +177,25 @@ pub fn members(directory: &Path) -> Vec<(String, u8)> {
         }
     }
     members
+}
+
+/// Lets the machine that was called `old` keep its number as `new`, whether it is there or not.
+///
+/// # Errors
+/// If the host refuses.
+pub fn rename_member(directory: &Path, old: &str, new: &str) -> io::Result<()> {
+    for number in NUMBERS {
+        let path = directory.join(number.to_string());
+        let Ok(text) = fs::read(&path) else { continue };
+        if text.trim_ascii_end() == old.as_bytes() {
+            // Its lock is the process's, so the file stays; the end of a longer name is covered, since others may read
+            // it now.
+            let mut line = format!("{new}\n").into_bytes();
+            line.resize(line.len().max(text.len()), b'\n');
+            File::options().write(true).open(&path)?.write_all(&line)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes a number: the one that this name had before, if it is free.

@@ -3,19 +3,18 @@
 //! Key types: [`NetOptions`] and [`Forward`] say what the network offers, [`UserNetwork`] is the
 //! [`rvisor_waist::NetBackend`]. The guest sees an Ethernet with the network 10.0.2.0/24: itself at
 //! 10.0.2.15 (leased by DHCP), a gateway at 10.0.2.2 and a DNS server at 10.0.2.3, as with QEMU's user
-//! network.
+//! network; and the same with IPv6 in fd00:10:0:2::/64, where it makes its address itself.
 //!
 //! What leaves the guest ends at the gateway and goes on as ordinary sockets of this process: TCP connections
-//! are spliced, UDP exchanges and pings translated. The host's own services (127.0.0.1) are reached at
-//! 10.0.2.2. Nothing reaches the guest unasked except through [`Forward`]s.
+//! are spliced, UDP exchanges and pings translated. The host's own services (127.0.0.1, ::1) are reached at
+//! 10.0.2.2 and fd00:10:0:2::2. Nothing reaches the guest unasked except through [`Forward`]s.
 //!
-//! Not for IPv6: its frames are dropped, the guest finds no router and stays with IPv4. Not for multicast, and
-//! not for IP options or fragmented TCP.
+//! Not for multicast, and not for IP options, IPv6 extension headers or fragmented TCP.
 //!
 //! On a *named* network ([`PrivateNetwork`]) there are other machines too, each with a gateway of its own: `member` says who
 //! they are, `cable` carries frames between them, `names` answers DNS queries for them.
 //!
-//! One thread per network does all of it: `engine` is its loop; `tcp`, `datagram`, `forward`, `dhcp` and
+//! One thread per network does all of it: `engine` is its loop; `tcp`, `datagram`, `forward`, `dhcp`, `discovery` and
 //! `resolver` are what it knows; `wire` reads frames, `link` makes them, and carries IP packets for smoltcp,
 //! the TCP implementation that faces the guest.
 //!
@@ -26,6 +25,7 @@ mod addresses;
 mod cable;
 mod datagram;
 mod dhcp;
+mod discovery;
 mod engine;
 mod forward;
 mod fragment;
@@ -49,7 +49,7 @@ mod tests;
 pub use cable::take_datagram;
 #[doc(hidden)]
 pub use engine::Isolated;
-pub use member::{Member, NUMBERS, PrivateNetwork, members};
+pub use member::{Member, NUMBERS, Place, PrivateNetwork, members, rename_member};
 #[doc(hidden)]
 pub use names::answer_query;
 pub use options::{Forward, NetError, NetOptions, ParseForwardError, Protocol};

@@ -1,4 +1,6 @@
-//! Answers DNS queries for the names of machines on a network (RFC 1035, 4).
+//! Answers DNS queries for the names of machines on a network (RFC 1035, 4; RFC 3596).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
@@ -6,6 +8,7 @@ const HEADER: usize = 12;
 const TIME_TO_LIVE: u32 = 5;
 /// Types and the class of the Internet.
 const A: u16 = 1;
+const AAAA: u16 = 28;
 const ANY: u16 = 255;
 const INTERNET: u16 = 1;
 /// Response codes.
@@ -26,7 +29,7 @@ struct Question<'a> {
 pub(super) fn answer(
     query: &[u8],
     network: &str,
-    mut find: impl FnMut(&str) -> Option<[u8; 4]>,
+    mut find: impl FnMut(&str) -> Option<(Ipv4Addr, Ipv6Addr)>,
 ) -> Option<Vec<u8>> {
     let question = parse(query)?;
     let name = match *question.labels.as_slice() {
@@ -34,20 +37,23 @@ pub(super) fn answer(
         [name, zone] if zone.eq_ignore_ascii_case(network) => name,
         _ => return None,
     };
-    let address = find(name)?;
-    let wanted = matches!(question.kind, A | ANY) && question.class == INTERNET;
-    Some(reply(query, question.bytes, NO_ERROR, wanted.then_some(address)))
+    let (v4, v6) = find(name)?;
+    let mut known = vec![(A, v4.octets().to_vec()), (AAAA, v6.octets().to_vec())];
+    let is_wanted = |kind| [kind, ANY].contains(&question.kind) && question.class == INTERNET;
+    known.retain(|(kind, _)| is_wanted(*kind));
+    Some(reply(query, question.bytes, NO_ERROR, &known))
 }
 
 /// The answer of network `lab`, on which `web` is, for fuzzing.
 #[doc(hidden)]
 pub fn answer_query(query: &[u8]) -> Option<Vec<u8>> {
-    answer(query, "lab", |name| (name == "web").then_some([10, 89, 0, 11])).or_else(|| refuse(query))
+    let web = (Ipv4Addr::new(10, 89, 0, 11), Ipv6Addr::new(0xfd00, 0x10, 0x89, 0, 0, 0, 0, 0x11));
+    answer(query, "lab", |name| (name == "web").then_some(web)).or_else(|| refuse(query))
 }
 
 /// The answer that there is no such name; `None` for what isn't a query.
 pub(super) fn refuse(query: &[u8]) -> Option<Vec<u8>> {
-    Some(reply(query, parse(query)?.bytes, NO_SUCH_NAME, None))
+    Some(reply(query, parse(query)?.bytes, NO_SUCH_NAME, &[]))
 }
 
 fn parse(query: &[u8]) -> Option<Question<'_>> {
@@ -72,18 +78,19 @@ fn parse(query: &[u8]) -> Option<Question<'_>> {
     Some(Question { labels, kind, class, bytes: &query[HEADER..at + 4] })
 }
 
-fn reply(query: &[u8], question: &[u8], code: u8, address: Option<[u8; 4]>) -> Vec<u8> {
+/// The message with these answers: their kinds, and addresses.
+fn reply(query: &[u8], question: &[u8], code: u8, answers: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut message = query[..2].to_vec();
     // A response with authority; recursion as it was wished for, and available.
-    message.extend([0x84 | query[2] & 1, 0x80 | code, 0, 1, 0, u8::from(address.is_some()), 0, 0, 0, 0]);
+    message.extend([0x84 | query[2] & 1, 0x80 | code, 0, 1, 0, answers.len() as u8, 0, 0, 0, 0]);
     message.extend(question);
-    if let Some(address) = address {
+    for (kind, address) in answers {
         // The name is the question's.
         message.extend([0xc0, HEADER as u8]);
-        message.extend(A.to_be_bytes());
+        message.extend(kind.to_be_bytes());
         message.extend(INTERNET.to_be_bytes());
         message.extend(TIME_TO_LIVE.to_be_bytes());
-        message.extend([0, 4]);
+        message.extend((address.len() as u16).to_be_bytes());
         message.extend(address);
     }
     message
@@ -105,8 +112,9 @@ mod tests {
         message
     }
 
-    fn find(name: &str) -> Option<[u8; 4]> {
-        (name == "web").then_some([10, 89, 0, 11])
+    fn find(name: &str) -> Option<(Ipv4Addr, Ipv6Addr)> {
+        (name == "web")
+            .then_some((Ipv4Addr::new(10, 89, 0, 11), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x11)))
     }
 
     #[test]
@@ -116,8 +124,11 @@ mod tests {
             assert_eq!(answer[..4], [0xab, 0xcd, 0x85, 0x80]);
             assert_eq!(answer[answer.len() - 4..], [10, 89, 0, 11]);
         }
-        // It is there, and has no address of another kind.
-        let other = answer(&query("web", 28), "lab", find).unwrap();
+        let v6 = answer(&query("web", AAAA), "lab", find).unwrap();
+        assert_eq!((v6[7], &v6[v6.len() - 2..]), (1, &[0, 0x11][..]));
+        assert_eq!(answer(&query("web", ANY), "lab", find).unwrap()[7], 2);
+        // It is there, and has nothing of another kind.
+        let other = answer(&query("web", 15), "lab", find).unwrap();
         assert_eq!((other[3] & 15, other[7]), (NO_ERROR, 0));
         for name in ["db", "web.other", "web.lab.example"] {
             assert!(answer(&query(name, A), "lab", find).is_none(), "{name}");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -80,20 +80,22 @@ impl fmt::Display for Protocol {
 }
 
 /// A port of the host that leads to a port of the guest, as users write it: `8080:80`, `5353:53/udp`,
-/// `0.0.0.0:8080:80`.
+/// `0.0.0.0:8080:80`, `[::1]:8080:80`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Forward {
     /// TCP or UDP.
     pub protocol: Protocol,
     /// Where this process listens.
-    pub host: SocketAddrV4,
+    pub host: SocketAddr,
     /// The guest's port.
     pub guest: u16,
 }
 
 /// A port forward that isn't written as `[ADDRESS:]HOST:GUEST[/udp]`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("port forward `{0}` is not [ADDRESS:]HOST:GUEST[/udp], as in 8080:80 or 127.0.0.1:5353:53/udp")]
+#[error(
+    "port forward `{0}` is not [ADDRESS:]HOST:GUEST[/udp], as in 8080:80, 127.0.0.1:5353:53/udp or [::1]:8080:80"
+)]
 pub struct ParseForwardError(String);
 
 impl FromStr for Forward {
@@ -113,11 +115,15 @@ fn parse_forward(text: &str) -> Option<Forward> {
     };
     let (rest, guest) = ports.rsplit_once(':')?;
     let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (address.parse().ok()?, host),
-        None => (Ipv4Addr::LOCALHOST, rest),
+        // An IPv6 address stands in brackets, since it has colons of its own (RFC 3986, 3.2.2).
+        Some((address, host)) => match address.strip_prefix('[') {
+            Some(rest) => (IpAddr::V6(rest.strip_suffix(']')?.parse().ok()?), host),
+            None => (IpAddr::V4(address.parse().ok()?), host),
+        },
+        None => (Ipv4Addr::LOCALHOST.into(), rest),
     };
     let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
-    Some(Forward { protocol, host: SocketAddrV4::new(address, port(host)?), guest: port(guest)? })
+    Some(Forward { protocol, host: SocketAddr::new(address, port(host)?), guest: port(guest)? })
 }
 
 impl fmt::Display for Forward {
@@ -135,7 +141,7 @@ pub enum NetError {
         /// TCP or UDP.
         protocol: Protocol,
         /// Where.
-        address: SocketAddrV4,
+        address: SocketAddr,
         /// The host's error.
         source: io::Error,
     },
@@ -162,11 +168,29 @@ mod tests {
         assert_eq!("8080:80/tcp".parse(), forward(Protocol::Tcp, "127.0.0.1:8080", 80));
         assert_eq!("5353:53/udp".parse(), forward(Protocol::Udp, "127.0.0.1:5353", 53));
         assert_eq!("0.0.0.0:1:2".parse(), forward(Protocol::Tcp, "0.0.0.0:1", 2));
+        assert_eq!("[::1]:8080:80".parse(), forward(Protocol::Tcp, "[::1]:8080", 80));
+        assert_eq!("[::]:53:53/udp".parse(), forward(Protocol::Udp, "[::]:53", 53));
+        let written = "[fd00::1]:1:2/tcp";
+        assert_eq!(written.parse::<Forward>().unwrap().to_string(), written);
     }
 
     #[test]
     fn wrong_forwards_are_refused() {
-        for text in ["", "80", "0:80", "80:0", "a:b", "80:70000", "1:2/sctp", "x:1:2", "::1:1:2", "1:2:3"] {
+        for text in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "a:b",
+            "80:70000",
+            "1:2/sctp",
+            "x:1:2",
+            "::1:1:2",
+            "1:2:3",
+            "[::1:1:2",
+            "::1]:1:2",
+            "[1.2.3.4]:1:2",
+        ] {
             assert!(text.parse::<Forward>().is_err(), "{text}");
         }
     }

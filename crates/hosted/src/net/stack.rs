@@ -1,15 +1,14 @@
 //! smoltcp as the gateway's TCP: it accepts connections to any address.
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Packet, Ipv4Repr};
-use smoltcp::wire::{Icmpv4DstUnreachable, Icmpv4Repr};
+use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol};
 
 use super::addresses::Addresses;
-use super::link::Link;
+use super::link::{Link, Unreachable};
+use super::wire::Segment;
 
-/// Bytes of a packet's payload that an ICMP error quotes (RFC 792).
+/// Bytes of a packet's payload that an error quotes (RFC 792).
 const QUOTED: usize = 8;
 
 /// The gateway's protocol stack.
@@ -28,11 +27,13 @@ impl Stack {
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut link, Instant::ZERO);
         interface.set_any_ip(true);
-        // Neither can fail: the tables have room for at least one entry.
+        // None can fail: the tables have room for at least two entries.
         interface.update_ip_addrs(|addresses| {
             let _ = addresses.push(IpCidr::new(own.gateway.into(), Addresses::PREFIX));
+            let _ = addresses.push(IpCidr::new(own.gateway6.into(), Addresses::PREFIX6));
         });
         let _ = interface.routes_mut().add_default_ipv4_route(own.gateway);
+        let _ = interface.routes_mut().add_default_ipv6_route(own.gateway6);
         Self { interface, link, now: Instant::ZERO, start: std::time::Instant::now() }
     }
 
@@ -62,13 +63,10 @@ impl Stack {
         self.link.out.stalled = true;
     }
 
-    /// Tells the guest that its packet doesn't reach its destination.
-    pub(super) fn unreachable(&mut self, packet: &[u8], reason: Icmpv4DstUnreachable) {
-        let Ok(packet) = Ipv4Packet::new_checked(packet) else { return };
-        let Ok(header) = Ipv4Repr::parse(&packet, &ChecksumCapabilities::ignored()) else { return };
-        let payload = packet.payload();
-        let data = &payload[..payload.len().min(QUOTED)];
-        let message = Icmpv4Repr::DstUnreachable { reason, header, data };
-        self.link.out.send_icmp(self.link.out.addresses.gateway, header.src_addr, &message);
+    /// Tells the guest that its segment doesn't reach its destination.
+    pub(super) fn unreachable(&mut self, segment: &Segment<'_>, reason: Unreachable) {
+        let data = &segment.bytes()[..QUOTED];
+        let (from, to) = (segment.source.ip(), segment.destination.ip());
+        self.link.out.send_unreachable(reason, from, to, IpProtocol::Tcp, data);
     }
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rvisor_hosted::Stream;
 use rvisor_hosted::disk::Format;
 use rvisor_hosted::machine::{Machine, MachineConfig};
@@ -114,6 +114,7 @@ fn qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<Command> {
         for text in &options.publish {
             let forward: Forward = text.parse().with_context(|| format!("--publish {text}"))?;
             let Forward { protocol, host, guest } = forward;
+            ensure!(host.is_ipv4(), "--publish {text}: QEMU forwards from IPv4 addresses only; choose one");
             user += &format!(",hostfwd={protocol}:{}:{}-:{guest}", host.ip(), host.port());
         }
         command.args(["-netdev", &user, "-device", "virtio-net-device,netdev=network"]);

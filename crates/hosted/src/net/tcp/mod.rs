@@ -9,7 +9,7 @@ mod splice;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -17,12 +17,13 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use smoltcp::socket::tcp::Socket;
 use smoltcp::time::{Duration as Span, Instant};
-use smoltcp::wire::{Icmpv4DstUnreachable, IpAddress, IpEndpoint, IpListenEndpoint};
+use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use self::splice::{Outcome, Splice};
+use super::link::Unreachable;
 use super::poller::{Poller, Ready, Token};
 use super::stack::Stack;
-use super::wire::Segment;
+use super::wire::{self, Packet, Segment};
 
 /// Most flows at once; further connections wait (the guest repeats its SYN).
 const MAX_FLOWS: usize = 512;
@@ -40,8 +41,8 @@ const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// Both ends of a connection as the guest sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {
-    guest: SocketAddrV4,
-    remote: SocketAddrV4,
+    guest: SocketAddr,
+    remote: SocketAddr,
 }
 
 /// A connection.
@@ -128,7 +129,7 @@ impl TcpFlows {
                     self.insert(id, key, host, phase, stack.now);
                 }
             }
-            Err(error) => refuse(stack, syn.packet, &error),
+            Err(error) => refuse(stack, syn, &error),
         }
     }
 
@@ -138,7 +139,7 @@ impl TcpFlows {
         stack: &mut Stack,
         poller: &Poller,
         host: TcpStream,
-        guest: SocketAddrV4,
+        guest: SocketAddr,
     ) -> io::Result<()> {
         if self.flows.len() >= MAX_FLOWS {
             return Err(io::Error::other("too many connections"));
@@ -146,7 +147,7 @@ impl TcpFlows {
         let id = self.next_id();
         let key = Key { guest, remote: self.free_remote(guest, stack.link.out.addresses.gateway)? };
         let splice = Splice::new(|socket| {
-            let (to, from) = (endpoint(guest), endpoint(key.remote));
+            let (to, from) = (IpEndpoint::from(guest), IpEndpoint::from(key.remote));
             socket.connect(stack.interface.context(), to, from)
         });
         let splice = splice.map_err(io::Error::other)?;
@@ -173,7 +174,9 @@ impl TcpFlows {
                     None => return self.remove(id),
                 },
                 Err(error) => {
-                    refuse(stack, syn, &error);
+                    if let Some(Packet::Tcp(syn)) = wire::parse_packet(syn) {
+                        refuse(stack, &syn, &error);
+                    }
                     return self.remove(id);
                 }
             },
@@ -309,23 +312,19 @@ impl TcpFlows {
     }
 
     /// A port of the gateway that has no connection with `guest` yet.
-    fn free_remote(&mut self, guest: SocketAddrV4, gateway: Ipv4Addr) -> io::Result<SocketAddrV4> {
+    fn free_remote(&mut self, guest: SocketAddr, gateway: Ipv4Addr) -> io::Result<SocketAddr> {
         for _ in DYNAMIC_PORTS {
             self.last_port = match self.last_port.wrapping_add(1) {
                 port if DYNAMIC_PORTS.contains(&port) => port,
                 _ => *DYNAMIC_PORTS.start(),
             };
-            let remote = SocketAddrV4::new(gateway, self.last_port);
+            let remote = SocketAddr::new(gateway.into(), self.last_port);
             if !self.ids.contains_key(&Key { guest, remote }) {
                 return Ok(remote);
             }
         }
         Err(io::Error::other("no free port"))
     }
-}
-
-fn endpoint(address: SocketAddrV4) -> IpEndpoint {
-    IpEndpoint::new(IpAddress::Ipv4(*address.ip()), address.port())
 }
 
 /// Starts to open a connection of the host.
@@ -350,21 +349,24 @@ fn connect_result(host: &TcpStream) -> io::Result<bool> {
 
 /// Lets the guest's waiting SYN through to a socket of its own.
 fn answer(stack: &mut Stack, key: Key, syn: &[u8]) -> Option<Splice> {
-    let local = IpListenEndpoint { addr: Some(IpAddress::Ipv4(*key.remote.ip())), port: key.remote.port() };
+    let local = IpListenEndpoint::from(key.remote);
     let mut splice = Splice::new(|socket: &mut Socket<'static>| socket.listen(local)).ok()?;
     stack.ingress(syn, &mut splice.sockets);
     Some(splice)
 }
 
 /// Tells the guest that the host's side can't be opened.
-fn refuse(stack: &mut Stack, syn: &[u8], error: &io::Error) {
+fn refuse(stack: &mut Stack, syn: &Segment<'_>, error: &io::Error) {
     match error.kind() {
-        io::ErrorKind::HostUnreachable => stack.unreachable(syn, Icmpv4DstUnreachable::HostUnreachable),
-        io::ErrorKind::NetworkUnreachable => stack.unreachable(syn, Icmpv4DstUnreachable::NetUnreachable),
+        // The latter of a host that has no IPv6.
+        io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable => {
+            stack.unreachable(syn, Unreachable::Host);
+        }
+        io::ErrorKind::NetworkUnreachable => stack.unreachable(syn, Unreachable::Network),
         // Silence, as from the other end.
         io::ErrorKind::TimedOut => {}
         _ if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {}
-        _ => stack.refuse(syn),
+        _ => stack.refuse(syn.packet),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A guest for tests: a second smoltcp stack on the other end of the cable.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
-use super::{GATEWAY, GUEST};
+use super::{GATEWAY, GATEWAY6, GUEST};
 use crate::net::{NetOptions, UserNetwork};
 
 const MAC: EthernetAddress = EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
@@ -104,6 +104,12 @@ impl Guest {
         self.interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
     }
 
+    /// Gives it an IPv6 address as well.
+    pub(super) fn set_address6(&mut self, address: Ipv6Addr) {
+        self.interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address.into(), 64)).unwrap());
+        self.interface.routes_mut().add_default_ipv6_route(GATEWAY6).unwrap();
+    }
+
     /// Lets both stacks work until `done` gives something.
     #[track_caller]
     pub(super) fn until<R>(&mut self, mut done: impl FnMut(&mut Self) -> Option<R>) -> R {
@@ -124,18 +130,18 @@ impl Guest {
     }
 
     /// Starts to open a connection.
-    pub(super) fn connect(&mut self, address: Ipv4Addr, port: u16) -> SocketHandle {
+    pub(super) fn connect(&mut self, address: impl Into<IpAddr>, port: u16) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; 256 * 1024]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_ack_delay(None);
         self.last_port += 1;
-        socket.connect(self.interface.context(), (address, port), self.last_port).unwrap();
+        socket.connect(self.interface.context(), (address.into(), port), self.last_port).unwrap();
         self.sockets.add(socket)
     }
 
     /// Opens a connection.
     #[track_caller]
-    pub(super) fn connected(&mut self, address: Ipv4Addr, port: u16) -> SocketHandle {
+    pub(super) fn connected(&mut self, address: impl Into<IpAddr>, port: u16) -> SocketHandle {
         let handle = self.connect(address, port);
         self.until(|guest| {
             assert_ne!(guest.tcp(handle).state(), tcp::State::Closed, "refused");
@@ -196,8 +202,14 @@ impl Guest {
         self.sockets.add(socket)
     }
 
-    pub(super) fn send_to(&mut self, handle: SocketHandle, data: &[u8], address: Ipv4Addr, port: u16) {
-        let to = (IpAddress::Ipv4(address), port);
+    pub(super) fn send_to(
+        &mut self,
+        handle: SocketHandle,
+        data: &[u8],
+        address: impl Into<IpAddr>,
+        port: u16,
+    ) {
+        let to = (IpAddress::from(address.into()), port);
         self.sockets.get_mut::<udp::Socket<'_>>(handle).send_slice(data, to).unwrap();
     }
 

@@ -1,6 +1,6 @@
 //! Frames by hand: what the guest's own stack would never send.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -8,7 +8,7 @@ use smoltcp::wire::{
     IpProtocol, Ipv4Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
-use super::{DNS_SERVER, GATEWAY, GUEST};
+use super::{DNS_SERVER, GATEWAY, GATEWAY6, GUEST, GUEST6};
 use super::{Guest, pattern, udp_socket};
 use crate::net::NetOptions;
 use crate::net::addresses::Addresses;
@@ -19,7 +19,7 @@ use crate::net::wire::{self, Packet};
 use rvisor_waist::NetBackend;
 
 /// Frames as a guest makes them.
-fn frames(mtu: u16, make: impl FnOnce(&mut Outgoing)) -> Vec<Vec<u8>> {
+pub(super) fn frames(mtu: u16, make: impl FnOnce(&mut Outgoing)) -> Vec<Vec<u8>> {
     let mut link = Link::new(mtu, Addresses::USER);
     make(&mut link.out);
     link.out.frames
@@ -53,7 +53,7 @@ fn syn(to: Ipv4Addr) -> Vec<u8> {
         &ChecksumCapabilities::default(),
     );
     // The frame of a UDP datagram of the same length, with another content and protocol.
-    let (from, to) = (SocketAddrV4::new(GUEST, 1), SocketAddrV4::new(to, 2));
+    let (from, to) = (SocketAddr::from((GUEST, 1)), SocketAddr::from((to, 2)));
     let mut frame = frames(1500, |out| out.send_udp(from, to, &bytes[8..])).remove(0);
     let mut packet = Ipv4Packet::new_unchecked(&mut frame[14..]);
     packet.set_next_header(IpProtocol::Tcp);
@@ -73,7 +73,12 @@ fn arp_request(target: Ipv4Addr) -> Vec<u8> {
     frames(1500, |out| out.send_arp(EthernetAddress::BROADCAST, &request)).remove(0)
 }
 
-fn exchange(network: &mut Isolated, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+/// A neighbour solicitation.
+pub(super) fn solicitation(target: Ipv6Addr) -> Vec<u8> {
+    [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), &[1, 1, 2, 0, 0, 0, 0, 1]].concat()
+}
+
+pub(super) fn exchange(network: &mut Isolated, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
     frames.iter().flat_map(|frame| network.exchange(frame)).collect()
 }
 
@@ -125,7 +130,7 @@ fn connection_from_a_restricted_guest_is_reported_prohibited() {
 fn closed_udp_port_is_reported_unreachable() {
     let port = udp_socket().1.port();
     let mut guest = Guest::new(&NetOptions::default());
-    let (from, to) = (SocketAddrV4::new(GUEST, 7), SocketAddrV4::new(GATEWAY, port));
+    let (from, to) = (SocketAddr::from((GUEST, 7)), SocketAddr::from((GATEWAY, port)));
     let frame = frames(1500, |out| out.send_udp(from, to, b"x")).remove(0);
     guest.card.network.send(&frame);
     let start = std::time::Instant::now();
@@ -158,8 +163,11 @@ fn truncated_and_corrupted_frames_do_no_harm() {
     let mut samples = echo_request(&pattern(3000));
     samples.extend(echo_request(b"x"));
     samples.extend([syn(GATEWAY), syn(Ipv4Addr::new(10, 0, 2, 77)), arp_request(GATEWAY)]);
-    let dhcp = (SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
+    let dhcp = (SocketAddr::from((Ipv4Addr::UNSPECIFIED, 68)), SocketAddr::from((Ipv4Addr::BROADCAST, 67)));
     samples.extend(frames(1500, |out| out.send_udp(dhcp.0, dhcp.1, &pattern(300))));
+    let (from, to) = (SocketAddr::from((GUEST6, 7)), SocketAddr::from((GATEWAY6, 53)));
+    samples.extend(frames(1500, |out| out.send_udp(from, to, &pattern(2000))));
+    samples.extend(frames(1500, |out| out.send_discovery(GUEST6, GATEWAY6, &mut solicitation(GATEWAY6))));
     for sample in &samples {
         for length in 0..sample.len().min(120) {
             network.exchange(&sample[..length]);
@@ -205,7 +213,7 @@ fn flood_without_reading_is_bounded() {
 fn datagram_from_a_restricted_guest_is_reported_unless_for_a_group() {
     let mut network = Isolated::new().unwrap();
     let mut answers = |to: [u8; 4]| {
-        let (from, to) = (SocketAddrV4::new(GUEST, 7), SocketAddrV4::new(to.into(), 7));
+        let (from, to) = (SocketAddr::from((GUEST, 7)), SocketAddr::from((to, 7)));
         exchange(&mut network, &frames(1500, |out| out.send_udp(from, to, b"x"))).len()
     };
     assert_eq!((answers([10, 0, 2, 2]), answers([8, 8, 8, 8])), (1, 1));

@@ -2,10 +2,11 @@
 
 mod guest;
 mod hostile;
+mod ipv6;
 mod private;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use super::*;
 pub(super) const GATEWAY: Ipv4Addr = Addresses::USER.gateway;
 pub(super) const DNS_SERVER: Ipv4Addr = Addresses::USER.dns;
 pub(super) const GUEST: Ipv4Addr = Addresses::USER.guest;
+pub(super) const GATEWAY6: Ipv6Addr = Addresses::USER.gateway6;
+pub(super) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 2, 0, 0, 0, 0x15);
 
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -38,12 +41,12 @@ fn free_port() -> u16 {
     listener().1
 }
 
-fn forward(protocol: Protocol, guest: u16) -> (Forward, SocketAddrV4) {
+fn forward(protocol: Protocol, guest: u16) -> (Forward, SocketAddr) {
     let port = match protocol {
         Protocol::Tcp => free_port(),
         Protocol::Udp => udp_socket().1.port(),
     };
-    let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let host = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     (Forward { protocol, host, guest }, host)
 }
 

@@ -1,14 +1,15 @@
 //! Machines on named networks: who hears whom.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rvisor_waist::NetBackend;
-use smoltcp::wire::{EthernetAddress, EthernetProtocol, Ipv4Packet, Ipv4Repr};
+use smoltcp::wire::{EthernetAddress, EthernetProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr};
 
+use crate::net::addresses::Addresses;
 use crate::net::{Member, NetOptions, PrivateNetwork, UserNetwork};
 
 /// A machine of which the test is the guest.
@@ -82,6 +83,56 @@ fn ip(from: &Member, to: &Member, data: &[u8]) -> Vec<u8> {
     frame(from.mac(), to.mac(), EthernetProtocol::Ipv4, &packet(from.address(), to.address(), [7, 7], data))
 }
 
+fn addresses(member: &Member) -> (Ipv4Addr, Ipv6Addr) {
+    crate::net::member::addresses(member.network.prefix, member.number)
+}
+
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// An ICMPv6 message of a member.
+fn ipv6(by: &Member, from: Ipv6Addr, to: Ipv6Addr, mac: [u8; 6], message: &[u8]) -> Vec<u8> {
+    let header = Ipv6Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header: smoltcp::wire::IpProtocol::Icmpv6,
+        payload_len: message.len(),
+        hop_limit: 255,
+    };
+    let mut bytes = vec![0; header.buffer_len() + message.len()];
+    header.emit(&mut Ipv6Packet::new_unchecked(&mut bytes[..]));
+    bytes[header.buffer_len()..].copy_from_slice(message);
+    frame(by.mac(), mac, EthernetProtocol::Ipv6, &bytes)
+}
+
+#[test]
+fn members_speak_ipv6_for_themselves_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = network(directory.path(), "lab", false);
+    let (mut web, mut db) = (Machine::new(&lab, "web"), Machine::new(&lab, "db"));
+    let third = Machine::new(&lab, "third");
+    let (own, its, other) = (addresses(&web.member).1, addresses(&db.member).1, addresses(&third.member).1);
+    let private: Ipv6Addr = "fd00:10:89:3:1234:5678:9abc:def0".parse().unwrap();
+    let claim = |target: Ipv6Addr| [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &target.octets()].concat();
+    let to = |from, message: &[u8]| ipv6(&web.member, from, its, db.member.mac(), message);
+    let gateway = Addresses::shared(lab.prefix, 10).gateway6;
+    let honest =
+        [to(own, b"\x80data"), to(private, b"\x80data"), to(own, &claim(own)), to(own, &claim(private))];
+    let lies = [
+        to(other, b"\x80data"),
+        to(gateway, b"\x80data"),
+        to(own, &claim(other)),
+        to(own, &claim(gateway)),
+        to(own, &[&[134, 0, 0, 0][..], &[0; 12]].concat()),
+        to(own, &[137, 0, 0, 0]),
+    ];
+    for frame in lies.iter().chain(&honest) {
+        web.send(frame);
+    }
+    for frame in &honest {
+        assert_eq!(&db.receive(LONG).unwrap(), frame);
+    }
+}
+
 #[test]
 fn members_of_a_network_hear_each_other_and_nobody_else_does() {
     let directory = tempfile::tempdir().unwrap();
@@ -93,7 +144,7 @@ fn members_of_a_network_hear_each_other_and_nobody_else_does() {
     let to_db = ip(&web.member, &db.member, b"hello");
     web.send(&to_db);
     assert_eq!(db.receive(LONG).unwrap(), to_db);
-    let to_all = frame(web.member.mac(), [0xff; 6], EthernetProtocol::Ipv6, b"all");
+    let to_all = ipv6(&web.member, addresses(&web.member).1, ALL_NODES, [0x33, 0x33, 0, 0, 0, 1], b"all");
     web.send(&to_all);
     assert_eq!((db.receive(LONG).unwrap(), third.receive(LONG).unwrap()), (to_all.clone(), to_all));
     // To a stranger's address, it isn't even sent.
