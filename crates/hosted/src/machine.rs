@@ -525,8 +525,10 @@ fn slots(
             Some(member) => member.mac(),
             None => random_mac()?,
         };
+        let is_assigned = options.member.is_some();
         slots.push(Slot::new(vec![wake], move |memory, line| {
-            Transport::new(Net::new(mac, Box::new(network)), memory, line)
+            let card = Net::new(mac, Box::new(network));
+            Transport::new(if is_assigned { card.with_assigned_mac() } else { card }, memory, line)
         }));
     }
     if !config.ports.is_empty() {

@@ -117,6 +117,9 @@ struct Link {
     next: u32,
     /// Input that the agent takes for a command.
     window: usize,
+    /// The command that runs before all others, and what is sent for those meanwhile.
+    first: Option<u32>,
+    held: Vec<u8>,
     /// It has said hello since the machine was powered on.
     ready: bool,
     /// How often one has.
@@ -158,6 +161,8 @@ impl AgentLink {
         link.forget("the guest was restarted");
         link.outgoing.clear();
         link.incoming.clear();
+        link.first = None;
+        link.held.clear();
         self.shared.1.notify_all();
     }
 
@@ -239,7 +244,7 @@ impl AgentLink {
         let open = link.channels.iter().filter(|(_, channel)| !channel.ended);
         SavedLink {
             ready: link.ready,
-            outgoing: link.outgoing.iter().copied().collect(),
+            outgoing: link.outgoing.iter().chain(&link.held).copied().collect(),
             incoming: link.incoming.clone(),
             window: link.window,
             latest: link.next,
@@ -273,6 +278,25 @@ impl AgentLink {
     /// # Errors
     /// If there is no agent, or the command can't be sent.
     pub fn exec(&self, request: &ExecRequest) -> Result<Channel, String> {
+        self.start(request, false)
+    }
+
+    /// The same; others wait until [`let_others`](Self::let_others) is called.
+    pub(crate) fn exec_first(&self, request: &ExecRequest) -> Result<Channel, String> {
+        self.start(request, true)
+    }
+
+    /// Runs the commands that have been waiting.
+    pub(crate) fn let_others(&self) {
+        let mut link = self.lock();
+        link.first = None;
+        let held = std::mem::take(&mut link.held);
+        link.outgoing.extend(held);
+        drop(link);
+        self.wake.wake();
+    }
+
+    fn start(&self, request: &ExecRequest, is_first: bool) -> Result<Channel, String> {
         let payload = request.encode()?;
         let mut link = self.lock();
         if !link.ready {
@@ -280,6 +304,9 @@ impl AgentLink {
         }
         link.next = link.next.wrapping_add(1).max(1);
         let id = link.next;
+        if is_first {
+            link.first = Some(id);
+        }
         let window = link.window;
         link.channels.insert(id, ChannelState::new(window));
         self.send(link, id, kind::EXEC, &payload);
@@ -295,9 +322,15 @@ impl Default for AgentLink {
 
 impl Link {
     fn add(&mut self, channel: u32, kind: u8, payload: &[u8]) {
-        self.outgoing.extend(channel.to_le_bytes());
-        self.outgoing.extend((u32::from(kind) << 24 | payload.len() as u32).to_le_bytes());
-        self.outgoing.extend(payload);
+        let header = [channel, u32::from(kind) << 24 | payload.len() as u32].map(u32::to_le_bytes);
+        // Channel 0 is the machine's own.
+        let waits = channel != 0 && self.first.is_some_and(|first| first != channel);
+        for part in [&header[0][..], &header[1], payload] {
+            match waits {
+                true => self.held.extend(part),
+                false => self.outgoing.extend(part),
+            }
+        }
     }
 
     /// Ends every channel.
@@ -553,6 +586,28 @@ mod tests {
         assert_eq!(channel.receive(), Some(Frame::Exit(3)));
         assert_eq!(channel.receive(), None);
         assert!(!channel.send(&Frame::InputEnd));
+    }
+
+    #[test]
+    fn commands_wait_for_the_one_that_comes_first() {
+        let mut guest = Guest::new();
+        guest.ready();
+        let request = |word: &str| ExecRequest { command: vec![word.into()], ..ExecRequest::default() };
+        let first = guest.link.exec_first(&request("first")).unwrap();
+        let second = guest.link.exec(&request("second")).unwrap();
+        assert!(second.send(&Frame::InputEnd));
+        assert!(guest.link.power_off());
+        assert_eq!(guest.hears().0, first.id);
+        assert_eq!(guest.hears().1, kind::POWER_OFF);
+        assert_eq!(guest.end.read(&mut [0; 8]), 0);
+        assert!(!guest.link.save().outgoing.is_empty());
+        guest.link.let_others();
+        assert_eq!((guest.hears().0, guest.hears().0), (second.id, second.id));
+        // A guest that is restarted has nothing to wait for.
+        let _first = guest.link.exec_first(&request("first")).unwrap();
+        guest.link.reset();
+        guest.ready();
+        guest.exec("third");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, now};
 use crate::directory::{Directory, LOCK, Lock, Machines};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// A directory with a machine's files, removed when it is dropped.
 pub(crate) struct Scratch(PathBuf, #[allow(dead_code)] File);
@@ -47,10 +47,6 @@ impl Machines {
         name: &str,
     ) -> Result<(Directory, Lock, bool)> {
         let config = Config { created: now(), remove: false, publish: Vec::new(), ..original.config()? };
-        if config.private_network.is_some() && original.is_running()? {
-            let text = "a copy of it would have its address on the network that it is on; stop it first";
-            return Err(Error::Refused(format!("machine {}: {text}", original.name())));
-        }
         // Before anything is saved for nothing.
         self.check_unused(name)?;
         let scratch = Scratch::new(self)?;

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{Config, FORMAT, State, Status, now};
 use crate::error::{Context, Error, Result};
+use crate::networks::Networks;
 
 /// The machine's own disk, a qcow2 overlay over its image's.
 const DISK: &str = "disk.qcow2";
@@ -475,7 +476,12 @@ impl Directory {
     /// If the name is taken or no name.
     pub fn rename(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        rename(&self.path, &self.root.join(name), name)
+        rename(&self.path, &self.root.join(name), name)?;
+        // The handle is still this machine's.
+        match self.config()?.private_network {
+            Some(network) => Networks::new(self.store()).rename_machine(&network, &self.name, name),
+            None => Ok(()),
+        }
     }
 
     /// Removes a machine that isn't running.

@@ -8,10 +8,14 @@ use rvisor_waist::EntropyBackend;
 use crate::error::{Context, Result};
 use crate::saving::wall_clock;
 
-/// A new identity for a guest: all but the host name comes from random numbers.
-pub(crate) fn fresh(name: &str) -> Result<Vec<u8>> {
+/// A new identity for a guest: all but the host name, and a hardware address that its network has for it, comes from random
+/// numbers.
+pub(crate) fn fresh(name: &str, mac: Option<[u8; 6]>) -> Result<Vec<u8>> {
     let source = Path::new("the host");
-    let address = random_mac().context("take random numbers from", source)?;
+    let address = match mac {
+        Some(mac) => mac,
+        None => random_mac().context("take random numbers from", source)?,
+    };
     let mut entropy = HostEntropy::new().context("take random numbers from", source)?;
     let (mut seed, mut id) = ([0; 64], [0; 16]);
     entropy.fill(&mut seed);

@@ -34,6 +34,7 @@ mod ready;
 mod saved;
 mod saving;
 mod server;
+mod settle;
 mod snapshot;
 mod terminal;
 mod trace;

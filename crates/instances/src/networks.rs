@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rvisor_hosted::HostEntropy;
-use rvisor_hosted::net::{PrivateNetwork, members};
+use rvisor_hosted::net::{PrivateNetwork, members, rename_member};
 use rvisor_waist::EntropyBackend;
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +138,12 @@ impl Networks {
         Ok(PrivateNetwork { name: name.to_owned(), id, prefix, internal, path })
     }
 
+    /// A machine on a network has another name now.
+    pub(crate) fn rename_machine(&self, network: &str, old: &str, new: &str) -> Result<()> {
+        let path = self.root.join(network);
+        rename_member(&path, old, new).context("write to", &path)
+    }
+
     fn all(&self) -> Result<Vec<PrivateNetwork>> {
         Ok(names(&self.root)?.iter().filter_map(|name| self.open(name).ok()).collect())
     }
@@ -232,7 +238,17 @@ mod tests {
         // A name has the address that it had, whatever the order.
         let db = Member::join(&networks.open("lab").unwrap(), "db").unwrap();
         assert_eq!(db.address(), address);
+        // It keeps it under another name, longer or shorter, which can't have been another's meanwhile.
+        for (old, new) in [("db", "database"), ("database", "d")] {
+            networks.rename_machine("lab", old, new).unwrap();
+            let told = networks.look("lab").unwrap().machines;
+            assert_eq!((&*told[0].name, told[0].address), (new, address));
+        }
         drop(db);
+        let db = Member::join(&networks.open("lab").unwrap(), "d").unwrap();
+        assert_eq!(db.address(), address);
+        drop(db);
+        networks.rename_machine("nowhere", "d", "e").unwrap();
         networks.remove("lab").unwrap();
         assert!(networks.open("lab").is_err());
     }

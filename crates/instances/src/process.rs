@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::gdb::{GdbListener, GdbSession, Listening};
 use rvisor_hosted::machine::{Machine, MachineConfig};
-use rvisor_hosted::net::{Forward, Member, NetOptions, Ports};
+use rvisor_hosted::net::{Forward, Member, NetOptions, Place, Ports};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::sandbox::Sandbox;
 use rvisor_hosted::share::ShareOptions;
@@ -40,6 +40,7 @@ use crate::protocol::{HartStats, Live, Stats, TraceRequest, Transfer};
 use crate::saved::SavedHost;
 use crate::saving::wall_clock;
 use crate::server;
+use crate::settle::settle;
 use crate::terminal::TerminalCommand;
 use crate::trace::Recording;
 use crate::usage::Meter;
@@ -77,6 +78,8 @@ pub struct VmProcess {
     control: Arc<Control>,
     /// The connections of the machine that it goes on from, if it doesn't begin with power-on.
     saved: Option<(SavedHost, bool)>,
+    /// Where it is on a named network.
+    place: Option<Place>,
     lock: Lock,
     sandbox: Option<Sandbox>,
 }
@@ -98,6 +101,8 @@ impl VmProcess {
         let mut ports = command.as_ref().map(CommandPorts::ports).unwrap_or_default();
         ports.push(agent.port());
         let on_power_on = agent.clone();
+        let network = network(&directory, &config)?;
+        let place = network.as_ref().and_then(|network| network.member.as_ref()).map(|member| member.place());
         let machine = MachineConfig {
             harts: config.cpus as usize,
             memory: config.memory,
@@ -105,7 +110,7 @@ impl VmProcess {
             machine_mode: false,
             hypervisor: config.hypervisor,
             disks: disks(&directory, &config),
-            network: network(&directory, &config)?,
+            network,
             shares: shares(&config)?,
             tagged_shares: Vec::new(),
             ports,
@@ -147,7 +152,7 @@ impl VmProcess {
             started: Instant::now(),
             meter,
         });
-        Ok(Self { control, saved, lock, sandbox })
+        Ok(Self { control, saved, place, lock, sandbox })
     }
 
     /// The machine.
@@ -236,11 +241,18 @@ impl VmProcess {
         let Some((host, is_fresh)) = &self.saved else { return Ok(None) };
         let control = &self.control;
         let channel = control.agent.restore(host.agent.clone(), host.command);
-        if !*is_fresh {
+        if *is_fresh {
+            let mac = self.place.map(|place| place.mac);
+            control.agent.identify(&identity::fresh(control.directory.name(), mac)?);
+        } else {
             control.agent.set_clock(wall_clock());
+        }
+        if let Some(place) = &self.place {
+            settle(&control.agent, place).context("use", Path::new("the host's threads"))?;
+        }
+        if !*is_fresh {
             return Ok(channel);
         }
-        control.agent.identify(&identity::fresh(control.directory.name())?);
         if control.config.command.is_empty() || channel.is_some() {
             return Ok(channel);
         }

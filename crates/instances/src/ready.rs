@@ -172,6 +172,8 @@ impl Machines {
             command: Vec::new(),
             environment: Vec::new(),
             publish: Vec::new(),
+            // Each copy takes its own place on a network.
+            private_network: None,
             remove: true,
             unconfined: false,
             template: true,

@@ -103,8 +103,7 @@ fn ready_point(options: &Run, machines: &Machines, image: &Image, config: &Confi
     let on_console = !options.detach && options.command.is_empty();
     let is_watched = engine.profile || engine.dump_translation.is_some() || engine.engine == Engine::Lockstep;
     let has_more = !config.disks.is_empty() || !config.volumes.is_empty() || config.terminal;
-    // The address that a guest gets on a network of several is its own.
-    let has_more = has_more || config.private_network.is_some() || options.debugging.gdb.is_some();
+    let has_more = has_more || options.debugging.gdb.is_some();
     if options.cold || on_console || is_watched || has_more {
         return None;
     }

@@ -44,6 +44,8 @@ pub struct Net {
     back_end: Box<dyn NetBackend>,
     mac: [u8; 6],
     mtu: Option<u16>,
+    /// Whether it keeps its address when it takes over another's state.
+    keeps_mac: bool,
     /// Negotiated.
     features: u64,
     /// Chains for the next frame to the driver.
@@ -62,6 +64,7 @@ impl Net {
             back_end,
             mac,
             mtu: None,
+            keeps_mac: false,
             features: 0,
             room: Vec::new(),
             incoming: Vec::new(),
@@ -74,6 +77,13 @@ impl Net {
     #[must_use]
     pub fn with_mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
+        self
+    }
+
+    /// Lets it keep its address when it takes over another's state, because its network gives it that one.
+    #[must_use]
+    pub fn with_assigned_mac(mut self) -> Self {
+        self.keeps_mac = true;
         self
     }
 

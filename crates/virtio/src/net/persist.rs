@@ -27,7 +27,10 @@ impl Net {
         reader: &mut StateReader<'_>,
         memory: &M,
     ) -> Result<(), StateError> {
-        self.mac = reader.bytes(field::MAC)?.try_into().map_err(|_| StateError::Invalid("MAC address"))?;
+        let mac = reader.bytes(field::MAC)?.try_into().map_err(|_| StateError::Invalid("MAC address"))?;
+        if !self.keeps_mac {
+            self.mac = mac;
+        }
         let mut room = reader.section(field::ROOM)?;
         self.room.clear();
         for number in 1..=u16::MAX {
