@@ -132,11 +132,28 @@ impl Chunk {
 pub struct Reader<B> {
     bytes: B,
     entries: Vec<Entry>,
+    /// Where the entries start whose keys have each value in their highest bits.
+    starts: Vec<u32>,
     chunks: Vec<Chunk>,
     /// Chunks in memory, by number; the newest is last.
     loaded: VecDeque<(u32, Box<[u8]>)>,
     /// Checksum of the header.
     signature: u64,
+}
+
+/// Where the entries start whose keys have each value in their highest bits, about one for each value, and where all
+/// end.
+fn starts(entries: &[Entry]) -> Vec<u32> {
+    let bits = entries.len().max(2).ilog2();
+    let mut starts = Vec::with_capacity((1 << bits) + 1);
+    for (number, entry) in (0..).zip(entries) {
+        let bucket = (entry.key >> (u64::BITS - bits)) as usize;
+        while starts.len() <= bucket {
+            starts.push(number);
+        }
+    }
+    starts.resize((1 << bits) + 1, entries.len() as u32);
+    starts
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
@@ -198,7 +215,8 @@ impl<B: Bytes> Reader<B> {
             return Err(Refusal::Damaged("its records aren't where they should be"));
         }
         let signature = number::<8>(&header, 72);
-        Ok(Self { bytes, entries, chunks, loaded: VecDeque::new(), signature })
+        let starts = starts(&entries);
+        Ok(Self { bytes, entries, starts, chunks, loaded: VecDeque::new(), signature })
     }
 
     /// Reads all records: their number.
@@ -223,8 +241,11 @@ impl<B: Bytes> Reader<B> {
     /// # Errors
     /// If a record that has to be looked at can't be read.
     pub fn find(&mut self, key: u64, fits: impl Fn(&Record<'_>) -> bool) -> Result<Option<Entry>, Refusal> {
-        let first = self.entries.partition_point(|entry| entry.key < key);
-        for number in first..self.entries.len() {
+        // Keys are checksums, evenly spread: a search among all would miss the host's caches at every step.
+        let bucket = (key >> self.shift()) as usize;
+        let (start, end) = (self.starts[bucket] as usize, self.starts[bucket + 1] as usize);
+        let first = start + self.entries[start..end].partition_point(|entry| entry.key < key);
+        for number in first..end {
             let entry = self.entries[number];
             if entry.key != key {
                 break;
@@ -234,6 +255,11 @@ impl<B: Bytes> Reader<B> {
             }
         }
         Ok(None)
+    }
+
+    /// How far a key's highest bits, by which `starts` is indexed, are from its lowest one.
+    fn shift(&self) -> u32 {
+        u64::BITS - (self.starts.len() - 1).trailing_zeros()
     }
 
     /// The record at an entry, whose chunk counts as used from now on.
