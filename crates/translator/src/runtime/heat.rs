@@ -11,43 +11,49 @@ const HOT: u16 = 8;
 /// Pages that are remembered.
 const PAGES: usize = 512;
 
-type Counts = [u16; PAGE_SIZE as usize / 2];
+/// Slices that ended in a page, by offset in halfwords. Few places of a page are ever seen.
+#[derive(Clone, Default)]
+struct Counts(Vec<(u16, u16)>);
 
-/// Slices that ended in a page.
-#[derive(Clone)]
-pub struct PageHeat {
-    /// By the block that was running, at its entry's halfword. A block counts as often as it has instructions.
-    spent: Box<Counts>,
-    /// By the place that the block led to.
-    reached: Box<Counts>,
+impl Counts {
+    fn add(&mut self, physical: u64) -> u16 {
+        let halfword = (physical % PAGE_SIZE / 2) as u16;
+        let place = self.0.iter().position(|&(other, _)| other == halfword);
+        let place = place.unwrap_or_else(|| {
+            self.0.push((halfword, 0));
+            self.0.len() - 1
+        });
+        let count = &mut self.0[place].1;
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    fn at(&self, offset: Offset) -> f32 {
+        let found = self.0.iter().find(|&&(halfword, _)| Offset::from(halfword) == offset / 2);
+        f32::from(found.map_or(0, |&(_, count)| count))
+    }
 }
 
-fn add(counts: &mut Counts, physical: u64) -> u16 {
-    let count = &mut counts[(physical % PAGE_SIZE) as usize / 2];
-    *count = count.saturating_add(1);
-    *count
+/// Slices that ended in a page.
+#[derive(Clone, Default)]
+pub struct PageHeat {
+    /// By the block that was running, at its entry. A block counts as often as it has instructions.
+    spent: Counts,
+    /// By the place that the block led to.
+    reached: Counts,
 }
 
 impl PageHeat {
-    const NEW: Counts = [0; PAGE_SIZE as usize / 2];
-
-    fn new() -> Self {
-        Self { spent: Box::new(Self::NEW), reached: Box::new(Self::NEW) }
-    }
-
     /// Which branch of a block, by its offset, leads away more often than not, if one does.
     ///
     /// A way out ends a slice as often as it is taken, times the instructions up to there.
     pub fn taken(&self, block: &Superblock) -> Option<Node> {
-        let at = |counts: &Counts, offset: Offset| {
-            f32::from(counts.get(offset as usize / 2).copied().unwrap_or(0))
-        };
-        let all = at(&self.spent, block.entry);
+        let all = self.spent.at(block.entry);
         let mut rest = all;
         let mut ways: Vec<(Node, f32)> = Vec::new();
         for (node, executed) in block.nodes.iter().zip(1u16..) {
             if is_branch(node.instruction.op) {
-                let ended = at(&self.reached, node.offset + node.instruction.imm).min(all);
+                let ended = self.reached.at(node.offset + node.instruction.imm).min(all);
                 rest = (rest - ended).max(0.0);
                 ways.push((*node, ended / f32::from(executed)));
             }
@@ -76,16 +82,16 @@ impl Heat {
             self.0.clear();
         }
         if let Some(target) = target {
-            add(&mut self.page(target).reached, target);
+            self.page(target).reached.add(target);
         }
         let heat = self.page(block);
-        let count = add(&mut heat.spent, block);
+        let count = heat.spent.add(block);
         // What couldn't be done once is tried again, now and then.
         (count >= HOT && count.is_power_of_two()).then_some(heat)
     }
 
     fn page(&mut self, physical: u64) -> &mut PageHeat {
-        self.0.entry(physical & !(PAGE_SIZE - 1)).or_insert_with(PageHeat::new)
+        self.0.entry(physical & !(PAGE_SIZE - 1)).or_default()
     }
 }
 

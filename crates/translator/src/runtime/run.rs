@@ -18,8 +18,10 @@ use crate::runtime::profile::{Part, Profile};
 use crate::runtime::shared::Shared;
 use crate::runtime::space::{Mapping, Spaces};
 
-/// Instructions between two looks at the environment: some microseconds.
-const SLICE: u64 = 8192;
+/// Instructions between two looks at the environment: some microseconds. Where there are several harts, they wait for
+/// one another's looks.
+const SLICE: u64 = 16384;
+const SHARED_SLICE: u64 = 8192;
 
 /// Offset of the last halfword of a page.
 const LAST: u64 = PAGE_SIZE - 2;
@@ -184,6 +186,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
     /// Runs until something is left to the caller.
     fn work(&mut self, frame: *mut Frame, enter: extern "C" fn(*mut Frame, u64), budget: u64) -> Exit {
         let (vm, env) = (self.vm, self.environment());
+        let most = if vm.harts().len() > 1 { SHARED_SLICE } else { SLICE };
         let mut left = budget;
         loop {
             if left == 0 || env.attention() {
@@ -203,7 +206,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
             self.refresh(context);
             let code = self.find(context, self.hart.pc);
             let start = self.hart.retired;
-            let slice = left.min(SLICE);
+            let slice = left.min(most);
             let mut traps = 0;
             match code {
                 Ok(Some(code)) => {
