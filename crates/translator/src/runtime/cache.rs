@@ -23,6 +23,10 @@ use crate::runtime::store::record::{LARGEST_CODE, Origin, Parts, ThunkUse};
 use crate::runtime::store::{Store, Wanted};
 use crate::runtime::{Optimize, Options};
 
+mod page;
+
+use page::PageCode;
+
 /// Number of a block.
 pub type BlockId = u32;
 
@@ -39,11 +43,12 @@ impl Source for PageBytes {
 struct Block {
     /// Guest physical address of the first instruction.
     physical: u64,
-    code: u64,
     /// What it was made from: pages, and the bytes in them.
     pieces: Vec<Piece>,
     /// Links that lead here.
     incoming: Vec<u32>,
+    /// Its own.
+    links: Range<u32>,
     /// The block of the other tier that was made for the same address; each goes with the other.
     partner: Option<BlockId>,
     /// How often it was entered, and its listing, for a profile.
@@ -123,11 +128,13 @@ pub struct CodeCache {
     /// Whether several harts execute the code.
     is_shared: bool,
     blocks: Vec<Block>,
+    /// The blocks' addresses: what is asked for most often stands close together.
+    codes: Vec<u64>,
     links: Vec<Link>,
-    by_address: FxHashMap<u64, BlockId>,
+    /// By guest physical address of the page.
+    pages: FxHashMap<u64, PageCode>,
     /// Blocks of instructions across page ends, by both pages.
     across: FxHashMap<(u64, u64), BlockId>,
-    by_page: FxHashMap<u64, Vec<BlockId>>,
     /// How often everything was thrown away, and the code of each page compared with what it was made from.
     epoch: u64,
     compared: FxHashMap<u64, u64>,
@@ -162,10 +169,10 @@ impl CodeCache {
             moved: Vec::new(),
             is_shared,
             blocks: Vec::new(),
+            codes: Vec::new(),
             links: Vec::new(),
-            by_address: FxHashMap::default(),
+            pages: FxHashMap::default(),
             across: FxHashMap::default(),
-            by_page: FxHashMap::default(),
             epoch: 0,
             compared: FxHashMap::default(),
             counts: CacheCounts::default(),
@@ -178,16 +185,16 @@ impl CodeCache {
 
     /// The block at a guest physical address.
     pub fn find(&self, physical: u64) -> Option<BlockId> {
-        self.by_address.get(&physical).copied()
+        self.pages.get(&page_of(physical))?.find(physical % PAGE_SIZE)
     }
 
     pub fn code(&self, block: BlockId) -> u64 {
-        self.blocks[block as usize].code
+        self.codes[block as usize]
     }
 
     /// Whether there is no code of a page.
     pub fn is_empty(&self, page: u64) -> bool {
-        self.by_page.get(&page).is_none_or(Vec::is_empty)
+        self.pages.get(&page).is_none_or(|page| page.blocks.is_empty())
     }
 
     /// Whether there is room for another block.
@@ -203,7 +210,11 @@ impl CodeCache {
             let pieces = pieces(page, &block, bytes);
             self.add(page, &block, pieces, None)
         });
-        self.by_address.insert(page + entry as u64, id);
+        let code = self.pages.entry(page).or_default();
+        code.enter(entry as u64, id);
+        for link in code.waited(entry as u64) {
+            self.link(link, id, 0);
+        }
         id
     }
 
@@ -238,13 +249,13 @@ impl CodeCache {
         if epoch != self.epoch(page) || !self.has_room() || self.blocks[old as usize].partner.is_some() {
             return false;
         }
-        let first_tier = self.blocks[old as usize].code + NOTHING;
+        let first_tier = self.code(old) + NOTHING;
         let second = Second { plan, first_tier };
         let pieces = pieces(page, trace, bytes);
         let new = self.add(page, trace, pieces, Some(&second));
         self.counts.traces += 1;
         self.counts.traced += trace.nodes.len() as u64;
-        self.by_address.insert(physical, new);
+        self.pages.entry(page).or_default().enter(trace.entry as u64, new);
         let code = self.code(new);
         let incoming = std::mem::take(&mut self.blocks[old as usize].incoming);
         for &number in &incoming {
@@ -327,8 +338,8 @@ impl CodeCache {
         self.counts.bytes += u64::from(length);
         let physical = page + block.entry as u64;
         let code = placement.address(lowered.start);
-        let block = Block { physical, code, pieces, incoming: Vec::new(), partner: None, watched };
-        self.insert(page, placement, block, lowered.patches.into_iter())
+        let block = Block { physical, pieces, incoming: Vec::new(), links: 0..0, partner: None, watched };
+        self.insert(page, placement, code, block, lowered.patches.into_iter())
     }
 
     /// Keeps the block that was just translated for later runs.
@@ -390,13 +401,14 @@ impl CodeCache {
         });
         let block = Block {
             physical: page + record.origin.entry as u64,
-            code: placement.address(record.start),
             pieces: pieces.collect(),
             incoming: Vec::new(),
+            links: 0..0,
             partner: None,
             watched: None,
         };
-        Some(self.insert(page, placement, block, patches.into_iter()))
+        let code = placement.address(record.start);
+        Some(self.insert(page, placement, code, block, patches.into_iter()))
     }
 
     /// Makes room for a block: where its parts will run.
@@ -411,17 +423,20 @@ impl CodeCache {
         &mut self,
         page: u64,
         placement: Placement,
+        code: u64,
         block: Block,
         patches: impl Iterator<Item = Patch>,
     ) -> BlockId {
         let id = self.blocks.len() as BlockId;
         for piece in &block.pieces {
-            let ids = self.by_page.entry(piece.page).or_default();
+            let ids = &mut self.pages.entry(piece.page).or_default().blocks;
             if ids.last() != Some(&id) {
                 ids.push(id);
             }
         }
         self.blocks.push(block);
+        self.codes.push(code);
+        let first_link = self.links.len() as u32;
         for patch in patches {
             let number = self.links.len() as u32;
             self.links.push(Link {
@@ -431,13 +446,16 @@ impl CodeCache {
                 target: None,
                 was_linked: false,
             });
-            // Jumps inside the page whose targets are known need not wait to be taken.
-            if patch.mappings.is_none()
-                && let Some(target) = self.find(page + patch.target as u64)
-            {
-                self.link(number, target, 0);
+            // Jumps inside the page need not wait to be taken, only for their target's block.
+            if patch.mappings.is_none() {
+                let known = self.pages.entry(page).or_default();
+                match known.find(patch.target as u64) {
+                    Some(target) => self.link(number, target, 0),
+                    None => known.wait(patch.target as u64, number),
+                }
             }
         }
+        self.blocks[id as usize].links = first_link..self.links.len() as u32;
         id
     }
 
@@ -463,13 +481,18 @@ impl CodeCache {
     /// Where several harts execute the code, a jump to another page is linked to one target only, ever: a hart
     /// may stand between its comparison and its jump.
     pub fn link(&mut self, link: u32, target: BlockId, mappings: u32) {
-        let Block { code, pieces, .. } = &self.blocks[target as usize];
+        let pieces = &self.blocks[target as usize].pieces;
         // Another hart's `fence.i` may have removed it by now.
         if pieces.is_empty() {
             return;
         }
-        let code = *code;
+        let reaches_over = pieces.first().map(|piece| piece.page) != pieces.last().map(|piece| piece.page);
+        let code = self.code(target);
         let entry = &mut self.links[link as usize];
+        // What it is depends on mappings, unlike the jump.
+        if reaches_over && entry.mappings.is_none() {
+            return;
+        }
         match (entry.target, entry.mappings) {
             (Some(old), Some(_)) if old != target && self.is_shared => return,
             (None, Some(_)) if entry.was_linked && self.is_shared => return,
@@ -503,12 +526,12 @@ impl CodeCache {
     /// Removes the blocks of a page that weren't made from `bytes`. Whether any is left.
     pub fn validate(&mut self, page: u64, bytes: &PageBytes) -> bool {
         *self.compared.entry(page).or_default() += 1;
-        let Some(ids) = self.by_page.get(&page) else { return false };
+        let Some(known) = self.pages.get(&page) else { return false };
         let is_stale = |&id: &BlockId| {
             let pieces = &self.blocks[id as usize].pieces;
             pieces.iter().any(|piece| piece.page == page && !piece.is_current(bytes))
         };
-        let stale: Vec<_> = ids.iter().copied().filter(is_stale).collect();
+        let stale: Vec<_> = known.blocks.iter().copied().filter(is_stale).collect();
         stale.into_iter().for_each(|id| self.remove(id));
         !self.is_empty(page)
     }
@@ -527,15 +550,14 @@ impl CodeCache {
         let incoming = std::mem::take(&mut block.incoming);
         let pieces = std::mem::take(&mut block.pieces);
         for piece in &pieces {
-            if let Some(ids) = self.by_page.get_mut(&piece.page) {
-                ids.retain(|&other| other != id);
-                if ids.is_empty() {
-                    self.by_page.remove(&piece.page);
+            if let Some(known) = self.pages.get_mut(&piece.page) {
+                known.leave(block.physical.wrapping_sub(piece.page), id);
+                known.forget_links(&block.links);
+                known.blocks.retain(|&other| other != id);
+                if known.blocks.is_empty() {
+                    self.pages.remove(&piece.page);
                 }
             }
-        }
-        if self.by_address.get(&block.physical) == Some(&id) {
-            self.by_address.remove(&block.physical);
         }
         if let [first, second] = &pieces[..] {
             let key = (first.page, second.page);
@@ -544,8 +566,9 @@ impl CodeCache {
             }
         }
         // Whoever still holds its address finds the way to the monitor there.
-        let [a, b, c, d] = (self.thunks.dead.wrapping_sub(block.code + 5) as u32).to_le_bytes();
-        self.memory.patch_start(block.code, [CALL, a, b, c, d]);
+        let code = self.code(id);
+        let [a, b, c, d] = (self.thunks.dead.wrapping_sub(code + 5) as u32).to_le_bytes();
+        self.memory.patch_start(code, [CALL, a, b, c, d]);
         for number in incoming {
             let link = &mut self.links[number as usize];
             if link.target == Some(id) {
@@ -567,10 +590,10 @@ impl CodeCache {
         self.compared.clear();
         self.memory.truncate(self.fixed);
         self.blocks.clear();
+        self.codes.clear();
         self.links.clear();
-        self.by_address.clear();
+        self.pages.clear();
         self.across.clear();
-        self.by_page.clear();
         self.counts.flushes += 1;
     }
 
@@ -611,7 +634,7 @@ impl CodeCache {
 
     /// Guest physical pages that there is code of.
     pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
-        self.by_page.keys().copied()
+        self.pages.keys().copied()
     }
 }
 
@@ -619,7 +642,11 @@ impl CodeCache {
 const CALL: u8 = 0xe8;
 const JMP: u8 = 0xe9;
 /// Bytes of the no-operation at a block's start.
-const NOTHING: u64 = 5;
+const NOTHING: u64 = 8;
+
+const fn page_of(physical: u64) -> u64 {
+    physical & !(PAGE_SIZE - 1)
+}
 
 /// Puts code into its place.
 fn append(memory: &mut CodeMemory, code: &[u8], placement: Placement) {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+use crate::backend::x64::placement::ALIGNMENT;
+
 /// What code is kept apart by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
@@ -34,8 +36,6 @@ pub struct CodeMemory {
 
 /// Chunks that there are at least.
 const LEAST_CHUNKS: usize = 8;
-/// Each piece of code starts at a multiple of it.
-const ALIGNMENT: usize = 16;
 
 /// Size of the host's large pages, in bytes.
 const LARGE_PAGE: usize = 2 << 20;

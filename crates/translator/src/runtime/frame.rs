@@ -18,7 +18,7 @@ use crate::runtime::space::{JumpEntry, Tlb};
 /// come first, where displacements are short.
 pub const SLOT: [u8; 32] = {
     const ORDER: [u8; 32] = [
-        1, 5, 6, 7, 17, 18, 19, 20, 21, 28, 29, 30, 31, 3, 4, 22, 23, 24, 25, 26, 27, 2, 8, 9, 10, 11, 12,
+        1, 18, 19, 20, 21, 22, 23, 6, 17, 24, 25, 26, 30, 27, 28, 29, 31, 4, 5, 7, 3, 2, 8, 9, 10, 11, 12,
         13, 14, 15, 16, 0,
     ];
     let mut slots = [0; 32];
@@ -53,6 +53,12 @@ const FLAGS: [u8; 64] = {
 pub struct Frame {
     /// Virtual address of the page that the running code stands in.
     pub page: u64,
+    /// The jump cache of the current address space.
+    pub jumps: *mut JumpEntry,
+    /// Selects the bits of an entry's index, times two, in a folded jump target.
+    pub jump_mask: u32,
+    /// Names the set of mappings of the current address space that jumps across pages may rely on.
+    pub mappings: u32,
     /// Integer registers, by [`SLOT`].
     pub x: [u64; 32],
     /// Host addresses that the running trace has looked up.
@@ -61,8 +67,6 @@ pub struct Frame {
     pub f: [u64; 32],
     /// Instructions left, while not in a host register.
     pub budget: i32,
-    /// Names the set of mappings of the current address space that jumps across pages may rely on.
-    pub mappings: u32,
     /// Jumps across pages that found their mappings changed, until one of them is relinked.
     pub relink: i32,
     /// Whether floating-point instructions may be executed on the host's unit: all FS that count are Dirty, and
@@ -83,10 +87,6 @@ pub struct Frame {
     /// The same, moved so that the supervisor's are those of the current virtualization mode: see
     /// [`Csrs::VIRTUAL_OFFSET`].
     pub supervisor_csrs: *mut Csrs,
-    /// The jump cache of the current address space.
-    pub jumps: *mut JumpEntry,
-    /// Selects the bits of an entry's index, times two, in a folded jump target.
-    pub jump_mask: u32,
     /// The translation cache of the current address space.
     pub tlb: *mut Tlb,
     /// The home's stack pointer.

@@ -59,6 +59,8 @@ extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) 
     // SAFETY: called by the thunk, with its frame.
     let (frame, run) = unsafe { context::<M>(frame) };
     run.timed(Part::Linking, |run| {
+        // As `jalr` has it.
+        let target = target & !1;
         run.hart.pc = target;
         if frame.is_over() {
             return 0;

@@ -99,17 +99,17 @@ impl Tlb {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct JumpEntry {
-    /// Guest virtual address; one of another index, or an odd one, matches nothing.
+    /// Guest virtual address; one of another index matches nothing.
     pub target: u64,
     /// Code of it.
     pub code: u64,
 }
 
 impl JumpEntry {
-    /// What matches nothing at an index. It is all zero nearly everywhere, so that a jump cache takes host memory
+    /// What matches nothing at an index, be the address even or odd. It is all zero nearly everywhere, so that a jump cache takes host memory
     /// only where it is used.
     const fn empty(index: usize) -> Self {
-        Self { target: if index == 0 { 1 } else { 0 }, code: 0 }
+        Self { target: if index == 0 { 2 } else { 0 }, code: 0 }
     }
 }
 

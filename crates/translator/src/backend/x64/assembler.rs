@@ -5,7 +5,7 @@
 //!
 //! Source: *AMD64 Architecture Programmer's Manual*, volume 3 and 4.
 
-use super::placement::Placement;
+use super::placement::{ALIGNMENT, Placement};
 
 /// A general-purpose register, by its number in encodings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,7 +241,6 @@ impl Assembler {
 
     /// What follows is the cold part: it is reached by jumps only.
     pub fn split(&mut self) {
-        const ALIGNMENT: usize = 16;
         self.code.resize(self.code.len().next_multiple_of(ALIGNMENT), INT3);
         self.placement.split = self.code.len() as u32;
     }
@@ -718,14 +717,10 @@ impl Assembler {
         self.byte(0xc3);
     }
 
-    /// Four bytes of data.
-    pub fn data(&mut self, value: i32) {
-        self.int32(value);
-    }
-
-    /// A no-operation of 5 bytes.
-    pub fn no_operation(&mut self) {
-        self.code.extend_from_slice(&[0x0f, 0x1f, 0x44, 0x00, 0x00]);
+    /// A no-operation of 8 bytes, the last two of which hold `data`.
+    pub fn no_operation(&mut self, data: u16) {
+        let [low, high] = data.to_le_bytes();
+        self.code.extend_from_slice(&[0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, low, high]);
     }
 
     /// Fills with multi-byte no-operations until the code's end, plus `ahead` bytes, is a multiple of

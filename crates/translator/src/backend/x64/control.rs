@@ -80,9 +80,11 @@ impl Lowering<'_> {
         let patch = self.patches.len();
         let stub = self.add_cold(ColdKind::Link { patch });
         self.patches.push(Patch { jump: 0, mappings: None, target, stub: 0, number: 0 });
-        // The constant stands behind opcode, ModRM, SIB and a displacement of 32 bits.
-        self.asm.align(4, 7);
-        self.patches[patch].mappings = Some(self.asm.position() as u32 + 7);
+        /// The constant stands behind opcode, ModRM, SIB and a displacement of 8 bits.
+        const CONSTANT: usize = 4;
+        const { assert!(MAPPINGS < 128) };
+        self.asm.align(4, CONSTANT);
+        self.patches[patch].mappings = Some((self.asm.position() + CONSTANT) as u32);
         self.asm.cmp_imm32(Mem::new(RSP, MAPPINGS), 0);
         self.asm.jcc(Cond::NotEqual, stub);
         if !is_in_page(target) {
@@ -101,6 +103,12 @@ impl Lowering<'_> {
         self.patches[patch].number = self.asm.position() as u32 - 4;
         let thunk = if mappings.is_some() { self.thunks.far_link } else { self.thunks.link };
         self.asm.jmp_to(thunk);
+    }
+
+    /// The same for the target of an indirect jump in `rax`.
+    pub(super) fn out_of_budget_indirect(&mut self) {
+        self.asm.alu_imm(Alu::And, Quad, RAX, -2);
+        self.end_slice();
     }
 
     pub(super) fn out_of_budget(&mut self, target: Offset) {
@@ -130,7 +138,6 @@ impl Lowering<'_> {
             if i.imm != 0 {
                 self.asm.alu_imm(Alu::Add, Quad, RAX, i.imm);
             }
-            self.asm.alu_imm(Alu::And, Quad, RAX, -2);
         }
         if i.rd != 0 {
             let link = self.result(i.rd, RCX);
@@ -141,7 +148,8 @@ impl Lowering<'_> {
         self.asm.alu_imm(Alu::Sub, Double, RBX, self.index as i32 + 1);
         let out = self.add_cold(ColdKind::EndSlice);
         self.asm.jcc(Cond::Sign, out);
-        // The jump cache is indexed by the address in halfwords, folded; its entries are 16 bytes.
+        // The jump cache is indexed by the address in halfwords, folded; its entries are 16 bytes. Nothing in it matches
+        // an odd address: the bit is ignored elsewhere, where it is rarely set.
         self.asm.mov(Double, RCX, RAX);
         self.asm.shift_imm(Shift::Shr, Double, RCX, JUMP_FOLD);
         self.asm.alu(Alu::Xor, Double, RCX, RAX);

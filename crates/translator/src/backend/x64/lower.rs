@@ -81,7 +81,7 @@ pub(super) struct Cold {
 pub(super) enum ColdKind {
     /// Out of instructions at a target.
     Budget(Offset),
-    /// Out of instructions at the address in `rax`.
+    /// Out of instructions at the indirect jump's target in `rax`.
     EndSlice,
     /// A branch that is taken, `charge` instructions after the block's start.
     Taken { target: Offset, charge: u32 },
@@ -175,8 +175,8 @@ pub struct Second<'a> {
 /// Writes the code of `block` into `asm`, which was started at its final address: the first tier's, or the
 /// second's. Each execution adds one to the number at the address `counter`.
 ///
-/// The block starts with a no-operation that can be replaced by a call in one store, and before that stands
-/// the entry's offset: see [`Thunks::dead`].
+/// The block starts with a no-operation whose first bytes can be replaced by a call in one store, and whose last ones
+/// are the entry's offset: see [`Thunks::dead`].
 pub fn lower(
     asm: &mut Assembler,
     thunks: &Thunks,
@@ -186,10 +186,10 @@ pub fn lower(
     counter: Option<u64>,
     second: Option<&Second<'_>>,
 ) -> Lowered {
-    asm.align(16, 4);
-    asm.data(block.entry);
+    // Traces are loops, mostly; of the rest there is so much that room counts for more than where it starts.
+    asm.align(if second.is_some() { 16 } else { 8 }, 0);
     let start = asm.here();
-    asm.no_operation();
+    asm.no_operation(block.entry as u16);
     let start_of_loop = asm.here();
     if let Some(counter) = counter {
         asm.mov_imm(RAX, counter);
@@ -236,6 +236,24 @@ pub fn lower(
     Lowered { start: asm.offset_of(start), patches, marks }
 }
 
+/// Whether instructions can add to an offset without overflow.
+fn is_base(offset: Offset) -> bool {
+    offset.checked_add(2048).is_some() && offset.checked_sub(2048).is_some()
+}
+
+/// What the `auipc` of a number is an address of, relative to the page, where only the next instruction needs it: the
+/// other half of a larger address, or of a call whose target is known.
+fn address_of_next(block: &Superblock, number: usize) -> Option<Offset> {
+    let (Node { instruction: i, offset, .. }, next) = (&block.nodes[number], block.nodes.get(number + 1)?);
+    let address = offset.checked_add(i.imm).filter(|&address| is_base(address))?;
+    let is_known = match next.instruction.op {
+        Op::Addi => next.instruction.rs1 == i.rd,
+        Op::Jalr => matches!(block.end, End::Call(_)),
+        _ => false,
+    };
+    (i.op == Op::Auipc && i.rd != 0 && next.instruction.rd == i.rd && is_known).then_some(address)
+}
+
 impl Lowering<'_> {
     fn block(&mut self, block: &Superblock) {
         let plain = block.plain();
@@ -253,7 +271,10 @@ impl Lowering<'_> {
             }
             self.marks.push(mark);
             self.node = *node;
-            self.instruction(&node.instruction);
+            match address_of_next(block, next) {
+                Some(offset) => self.page_relative = Some((node.instruction.rd, offset)),
+                None => self.instruction(&node.instruction),
+            }
             next += 1;
         }
         self.end_of(block, plain);
@@ -363,8 +384,7 @@ impl Lowering<'_> {
     fn auipc(&mut self, i: &Instruction) {
         if let Some(offset) = self.node.offset.checked_add(i.imm) {
             self.page_address(i.rd, offset);
-            self.page_relative = (offset.checked_add(2048).is_some() && offset.checked_sub(2048).is_some())
-                .then_some((i.rd, offset));
+            self.page_relative = is_base(offset).then_some((i.rd, offset));
         } else {
             self.asm.mov(Quad, RAX, Mem::new(RSP, super::control::PAGE));
             self.asm.alu_imm(Alu::Add, Quad, RAX, i.imm);
@@ -511,7 +531,7 @@ impl Lowering<'_> {
         }
         match kind {
             ColdKind::Budget(target) => self.out_of_budget(target),
-            ColdKind::EndSlice => self.end_slice(),
+            ColdKind::EndSlice => self.out_of_budget_indirect(),
             ColdKind::Taken { target, charge } => self.goto(target, charge),
             ColdKind::Link { patch } => self.link_stub(patch),
             ColdKind::Access { site, back, thunk, rd, .. } => {

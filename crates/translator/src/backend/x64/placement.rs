@@ -3,6 +3,9 @@
 //! Half of all code is rarely executed: what accesses do that the TLB doesn't answer, jumps that aren't linked
 //! yet, ends of slices. It stands apart from the rest, so that it takes no room in the host's caches.
 
+/// Both parts start at multiples of it.
+pub const ALIGNMENT: usize = 8;
+
 /// Addresses of the code of a block, which counts its bytes as if its parts stood together.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Placement {

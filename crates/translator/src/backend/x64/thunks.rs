@@ -242,11 +242,11 @@ impl Writer<'_> {
         address
     }
 
-    /// The return address is 5 bytes behind the block's start, and its entry's offset stands before that.
+    /// The return address is 5 bytes behind the block's start, and its entry's offset 6 bytes.
     fn dead(&mut self, lookup: u64) -> u64 {
         let address = self.address();
         self.asm.pop(RCX);
-        self.asm.movsxd(RCX, Mem::new(RCX, -9));
+        self.asm.load(2, false, RCX, Mem::new(RCX, 1));
         self.asm.mov(Quad, RAX, PAGE);
         self.asm.alu(Alu::Add, Quad, RAX, RCX);
         self.asm.jmp_to(lookup);

@@ -26,10 +26,10 @@ fn code_is_appended_at_aligned_addresses_and_runs() {
     let mut memory = memory();
     for (part, value) in [(Part::Hot, 7), (Part::Cold, 8), (Part::Hot, 9)] {
         let code = memory.next(part);
-        assert!(code.is_multiple_of(16));
+        assert!(code.is_multiple_of(8));
         assert!(memory.append(part, &[&mov(value)[..], &[RET]].concat()));
         assert_eq!(call(code), value);
-        assert_eq!(memory.next(part), code + 16);
+        assert_eq!(memory.next(part), code + 8);
     }
 }
 

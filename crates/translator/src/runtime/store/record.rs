@@ -192,7 +192,6 @@ impl<'a> Record<'a> {
             };
         has_origin
             && self.code.len() <= LARGEST_CODE
-            && self.start >= 4
             && self.start.is_multiple_of(8)
             && self.start.checked_add(8).is_some_and(|end| end <= split)
             && split <= length

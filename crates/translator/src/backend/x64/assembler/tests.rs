@@ -228,7 +228,7 @@ fn jumps_lead_where_they_should_and_alignment_counts_the_address() {
     assert_eq!(text(|asm| asm.jmp_to(0x1_1234)), "jmp0x11234");
     assert_eq!(text(|asm| asm.call_to(0x8000)), "call0x8000");
     assert_eq!(text(|asm| asm.jcc_to(Cond::Sign, 0x2_0000)), "js0x20000");
-    assert_eq!(text(Assembler::no_operation).as_str(), "nop[rax+rax]");
+    assert_eq!(text(|asm| asm.no_operation(0x123)).as_str(), "nop[rax+rax+0x1230000]");
     let mut asm = Assembler::new();
     for (base, alignment, ahead) in [(0x1003, 16, 4), (0x1000, 4, 7), (0x100f, 4, 1), (0x1000, 16, 0)] {
         asm.start(base, 0);
