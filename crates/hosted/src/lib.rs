@@ -5,8 +5,8 @@
 //! harts on threads.
 //!
 //! # Safety
-//! Unsafe code stands in `memory` only: guest memory is reached through atomics and raw copies, never through
-//! references.
+//! Unsafe code stands in `memory`, where guest memory is reached through atomics and raw copies, never through
+//! references; and in `net::tap`, for the call that attaches to a device.
 
 mod clock;
 pub mod counters;

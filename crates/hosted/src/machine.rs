@@ -26,7 +26,7 @@ use crate::counters::Counters;
 use crate::debugger::{DebugGate, Debugger};
 use crate::disk::{Disk, DiskError, DiskOptions, Image};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
-use crate::net::{NetError, NetOptions, Ports, UserNetwork};
+use crate::net::{NetError, NetOptions, Ports, Tap, TapNetwork, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, Loader, OnReset, Pace};
 use crate::share::{ShareError, ShareOptions, Shares};
 use crate::throttle::Throttle;
@@ -130,6 +130,8 @@ pub struct MachineConfig {
     pub disks: Vec<DiskOptions>,
     /// Network card, if any.
     pub network: Option<NetOptions>,
+    /// Network card on a device of the host's, if any.
+    pub tap: Option<Tap>,
     /// Shared directories, all behind one device with the tag [`SHARES_TAG`] that lists them.
     pub shares: Vec<ShareOptions>,
     /// Shared directories, each a device that the guest finds by the share's tag.
@@ -529,6 +531,15 @@ fn slots(
         slots.push(Slot::new(vec![wake], move |memory, line| {
             let card = Net::new(mac, Box::new(network));
             Transport::new(if is_assigned { card.with_assigned_mac() } else { card }, memory, line)
+        }));
+    }
+    if let Some(tap) = &config.tap {
+        let wake = Wake::new();
+        let network = TapNetwork::new(tap, wake.as_closure())?;
+        counters.network = Some(network.counters());
+        let mac = tap.mac();
+        slots.push(Slot::new(vec![wake], move |memory, line| {
+            Transport::new(Net::new(mac, Box::new(network)), memory, line)
         }));
     }
     if !config.ports.is_empty() {

@@ -43,6 +43,9 @@ pub struct Config {
     /// The named network that it is on; else it has one for itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub private_network: Option<String>,
+    /// The tap device of the host that it is on; empty: one that is made for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tap: Option<String>,
     /// Ports of the host that lead to the guest, as on the command line.
     pub publish: Vec<String>,
     /// Directories shared with the guest, as on the command line, with absolute paths.

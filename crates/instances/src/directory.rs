@@ -593,6 +593,7 @@ pub(crate) mod tests {
             unconfined: false,
             cpu_limit: None,
             private_network: None,
+            tap: None,
             engine: EngineConfig {
                 engine: "translator".into(),
                 optimize: "hot".into(),

@@ -194,6 +194,7 @@ fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
         hypervisor: config.hypervisor,
         network: config.network,
         private_network: None,
+        tap: None,
         // Ports of this host are its user's to give.
         publish: Vec::new(),
         // And so are its files.

@@ -1,5 +1,6 @@
 //! What tells a machine from the one that it is a copy of.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use rvisor_hosted::{HostEntropy, random_mac};
@@ -7,6 +8,15 @@ use rvisor_waist::EntropyBackend;
 
 use crate::error::{Context, Result};
 use crate::saving::wall_clock;
+
+/// The hardware address of a machine on a device of the host's: the same each time, so that the host's networks know it.
+pub(crate) fn hardware_address(store: &Path, name: &str, created: u64) -> [u8; 6] {
+    let mut hasher = DefaultHasher::new();
+    (store, name, created).hash(&mut hasher);
+    let [a, b, c, d, e, ..] = hasher.finish().to_le_bytes();
+    // Locally administered, and nobody's maker.
+    [0x52, a, b, c, d, e]
+}
 
 /// A new identity for a guest: all but the host name, and a hardware address that its network has for it, comes from random
 /// numbers.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::gdb::{GdbListener, GdbSession, Listening};
 use rvisor_hosted::machine::{Machine, MachineConfig};
-use rvisor_hosted::net::{Forward, Member, NetOptions, Place, Ports};
+use rvisor_hosted::net::{BadTapName, Forward, Member, NetOptions, Place, Ports, Tap};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::sandbox::Sandbox;
 use rvisor_hosted::share::ShareOptions;
@@ -111,6 +111,7 @@ impl VmProcess {
             hypervisor: config.hypervisor,
             disks: disks(&directory, &config),
             network,
+            tap: tap(&directory, &config)?,
             shares: shares(&config)?,
             tagged_shares: Vec::new(),
             ports,
@@ -438,7 +439,16 @@ fn network(directory: &Directory, config: &Config) -> Result<Option<NetOptions>>
         }
         None => None,
     };
-    Ok(config.network.then(|| NetOptions { forwards, hostname, member, ..NetOptions::default() }))
+    let is_own = config.network && config.tap.is_none();
+    Ok(is_own.then(|| NetOptions { forwards, hostname, member, ..NetOptions::default() }))
+}
+
+fn tap(directory: &Directory, config: &Config) -> Result<Option<Tap>> {
+    let Some(name) = &config.tap else { return Ok(None) };
+    let refused = |text: String| Error::Refused(format!("--network tap: {text}"));
+    let name = name.parse().map_err(|error: BadTapName| refused(error.to_string()))?;
+    let mac = identity::hardware_address(directory.store(), directory.name(), config.created);
+    Tap::open(&name, mac).map(Some).map_err(|error| refused(error.to_string()))
 }
 
 fn shares(config: &Config) -> Result<Vec<ShareOptions>> {
@@ -730,7 +740,9 @@ impl Control {
 
     fn forwards(&self) -> Result<&Ports, String> {
         let name = self.directory.current_name();
-        self.machine.forwards().ok_or_else(|| format!("machine {name} has no network (--net none)"))
+        self.machine
+            .forwards()
+            .ok_or_else(|| format!("machine {name} has no network of Rvisor's (--net none, --network tap)"))
     }
 
     /// What is forwarded to the guest.

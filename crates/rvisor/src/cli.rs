@@ -209,8 +209,9 @@ pub struct Run {
     /// Network of the machine
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Put it on a named network, on which machines see each other by name; see rvisor network
-    #[arg(long, value_name = "NAME", conflicts_with = "net")]
+    /// Put it on a named network, on which machines see each other by name (see rvisor network), or on a tap device of the
+    /// host
+    #[arg(long, value_name = "NAME|tap[=DEVICE]", conflicts_with = "net")]
     pub network: Option<String>,
     #[command(flatten)]
     pub engine: EngineOptions,

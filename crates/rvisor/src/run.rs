@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail, ensure};
 use rvisor_hosted::disk::{Format, create_empty, create_overlay};
 use rvisor_hosted::gdb::GdbListener;
+use rvisor_hosted::net::TapName;
 use rvisor_hosted::share::ShareOptions;
 use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
@@ -42,8 +43,14 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     }
     let gdb = crate::gdb::listen(&options.debugging, options.engine.engine)?;
     let store = Store::open_default()?;
-    if let Some(name) = &options.network {
+    let (named, tap) = place(options)?;
+    if let Some(name) = named {
         Networks::new(store.root()).open(name)?;
+    }
+    if tap.is_some() && !options.publish.is_empty() {
+        bail!(
+            "--publish forwards to networks of Rvisor's; on a tap device the host reaches the guest itself: leave it out"
+        );
     }
     let Some(image) = images::find(&store, &options.image)? else {
         images::fetch(&store, &options.image, &options.mirror, false)?;
@@ -103,7 +110,8 @@ fn ready_point(options: &Run, machines: &Machines, image: &Image, config: &Confi
     let on_console = !options.detach && options.command.is_empty();
     let is_watched = engine.profile || engine.dump_translation.is_some() || engine.engine == Engine::Lockstep;
     let has_more = !config.disks.is_empty() || !config.volumes.is_empty() || config.terminal;
-    let has_more = has_more || options.debugging.gdb.is_some();
+    // On a tap device the guest has to ask that network for its address.
+    let has_more = has_more || config.tap.is_some() || options.debugging.gdb.is_some();
     if options.cold || on_console || is_watched || has_more {
         return None;
     }
@@ -131,6 +139,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
     let manifest = &image.manifest;
     let (engine, rest) = engine_config(&options.engine)?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (named, tap) = place(options)?;
     let config = Config {
         format: 1,
         created,
@@ -144,7 +153,8 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         hypervisor: options.size.hypervisor(),
         cpu_limit: options.cpu_limit,
         network: network(options.net, &[])?.is_some(),
-        private_network: options.network.clone(),
+        private_network: named.map(str::to_owned),
+        tap: tap.map(str::to_owned),
         publish: options.publish.clone(),
         volumes: volumes(&options.volumes)?,
         disks: options.disks.clone(),
@@ -159,6 +169,24 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         takes_command: false,
     };
     Ok((config, rest))
+}
+
+/// What `--network` says: a named network, or a tap device, whose name may be empty.
+fn place(options: &Run) -> anyhow::Result<(Option<&str>, Option<&str>)> {
+    let Some(text) = options.network.as_deref() else { return Ok((None, None)) };
+    let tap = match text.strip_prefix("tap") {
+        Some("") => Some(""),
+        Some(rest) => rest.strip_prefix('='),
+        None => None,
+    };
+    if let Some(name) = tap {
+        name.parse::<TapName>().with_context(|| format!("--network {text}"))?;
+        ensure!(
+            text == "tap" || !name.is_empty(),
+            "--network {text}: give the device's name, or leave `=` out"
+        );
+    }
+    Ok(if tap.is_some() { (None, tap) } else { (Some(text), None) })
 }
 
 /// What `--volume` says, with absolute paths: the machine's process may have another working directory.

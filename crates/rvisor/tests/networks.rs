@@ -168,6 +168,69 @@ fn guest_has_no_way_out_on_a_host_without_ipv6() {
     finish(alone.args(words), b"", LIMIT).assert(0, "unreachable\ngateway\n");
 }
 
+/// Whether the host lets this user make a network namespace, and in there a tap device.
+fn may_make_taps() -> bool {
+    let script = "ip tuntap add probe0 mode tap";
+    let words = ["--user", "--map-root-user", "--net", "sh", "-c", script];
+    Command::new("unshare").args(words).output().is_ok_and(|made| made.status.success())
+}
+
+#[test]
+fn guest_on_a_tap_device_is_a_neighbour_of_the_hosts() {
+    if !may_make_taps() {
+        eprintln!("this host lets nobody make a tap device in a namespace");
+        return;
+    }
+    // One that is there, and one that is made.
+    for (before, network) in
+        [("ip tuntap add lan0 mode tap && ip link set lan0 up &&", "tap=lan0"), ("", "tap")]
+    {
+        let program = env!("CARGO_BIN_EXE_rvisor");
+        let device = if before.is_empty() { "rvisor0" } else { "lan0" };
+        let script = format!(
+            "{before} {{ {program} run --rm --network {network} busybox -- \
+                sh -c 'ip addr add 10.77.0.2/24 dev eth0; until ping -c 1 -W 2 10.77.0.1 >/dev/null; do sleep 0.2; done; \
+                ping -c 3 -s 1400 10.77.0.1 | grep -o \"3 packets received\"' & }}; \
+            until ip link show {device} 2>/dev/null | grep -q LOWER_UP; do sleep 0.1; done; \
+            ip addr add 10.77.0.1/24 dev {device}; wait"
+        );
+        let words = ["--user", "--map-root-user", "--net", "sh", "-c", &script];
+        let ended = finish(Command::new("unshare").args(words), b"", LIMIT);
+        assert_eq!(ended.text(), "3 packets received\n", "{network}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn tap_device_that_may_not_be_used_is_refused() {
+    // In a namespace of users, nobody has rights over the host's network.
+    let mut alone = Command::new("unshare");
+    alone.args([
+        "--user",
+        "--map-root-user",
+        env!("CARGO_BIN_EXE_rvisor"),
+        "run",
+        "--network",
+        "tap=norvisor0",
+        "busybox",
+    ]);
+    let ended = finish(&mut alone, b"", LIMIT);
+    assert_ne!(ended.status.code(), Some(0));
+    let told = ended.stderr.lines().collect::<Vec<_>>();
+    if told.iter().any(|line| line.starts_with("unshare")) {
+        eprintln!("this host lets nobody make a namespace");
+        return;
+    }
+    assert!(ended.stderr.contains("tap device") && told.len() == 1, "{}", ended.stderr);
+    for (words, expected) in [
+        (&["run", "--network", "tap=a/b", "busybox"][..], "not the name of a network device"),
+        (&["run", "--network", "tap", "-p", "8080:80", "busybox"], "--publish"),
+    ] {
+        let ended = finish(&mut rvisor(words.iter().copied()), b"", LIMIT);
+        assert_eq!(ended.status.code(), Some(FAILURE));
+        assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    }
+}
+
 /// What a web server answers to a request over a connection of its own; with an error if it isn't 200 or comes short.
 fn get(to: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(to)?;

@@ -14,6 +14,8 @@
 //! On a *named* network ([`PrivateNetwork`]) there are other machines too, each with a gateway of its own: `member` says who
 //! they are, `cable` carries frames between them, `names` answers DNS queries for them.
 //!
+//! A [`Tap`] device is none of this: there the host's administrator says what the guest reaches.
+//!
 //! One thread per network does all of it: `engine` is its loop; `tcp`, `datagram`, `forward`, `dhcp`, `discovery` and
 //! `resolver` are what it knows; `wire` reads frames, `link` makes them, and carries IP packets for smoltcp,
 //! the TCP implementation that faces the guest.
@@ -38,6 +40,7 @@ mod ports;
 mod queue;
 mod resolver;
 mod stack;
+mod tap;
 mod tcp;
 mod user;
 mod wire;
@@ -54,6 +57,7 @@ pub use member::{Member, NUMBERS, Place, PrivateNetwork, members, rename_member}
 pub use names::answer_query;
 pub use options::{Forward, NetError, NetOptions, ParseForwardError, Protocol};
 pub use ports::Ports;
+pub use tap::{BadTapName, Tap, TapError, TapName, TapNetwork};
 pub use user::UserNetwork;
 
 /// Hardware address of the gateway and the DNS server: locally administered, from their address.
