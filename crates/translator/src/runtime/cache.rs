@@ -3,29 +3,34 @@
 //! A block belongs to the guest physical address of its first instruction. Each remembers the bytes it was
 //! made from: `fence.i` compares the blocks of pages that were written to, and removes those that differ.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rustc_hash::FxHashMap;
 use rvisor_waist::PAGE_SIZE;
 
 use crate::backend::x64::assembler::Assembler;
-use crate::backend::x64::lower::{Features, Lowered, Patch, Second, lower};
-use crate::backend::x64::placement::{Placement, move_apart};
+use crate::backend::x64::lower::{Features, Patch, Second, lower};
+use crate::backend::x64::placement::Placement;
 use crate::backend::x64::thunks::{self, Helpers, Thunks};
 use crate::frontend::{LAST, Source, across, superblock};
 use crate::ir::{Offset, Plan, Superblock};
 use crate::runtime::code_memory::{CodeMemory, Part};
 use crate::runtime::dump::listing;
-use crate::runtime::store::record::{LARGEST_CODE, Origin, Parts, ThunkUse};
+use crate::runtime::store::record::LARGEST_CODE;
 use crate::runtime::store::{Store, Wanted};
 use crate::runtime::{Optimize, Options};
 
+mod keeping;
 mod page;
+mod piece;
+mod report;
 
 use page::PageCode;
+use piece::{Piece, pieces};
+pub use report::CacheCounts;
+use report::Watched;
 
 /// Number of a block.
 pub type BlockId = u32;
@@ -55,29 +60,6 @@ struct Block {
     watched: Option<Watched>,
 }
 
-struct Watched {
-    entered: Box<AtomicU64>,
-    block: Superblock,
-    plan: Option<Plan>,
-    page: u64,
-    placement: Placement,
-    code: Box<[u8]>,
-    marks: Vec<u32>,
-}
-
-/// Guest code that a block was made from.
-struct Piece {
-    page: u64,
-    range: Range<u16>,
-    bytes: Box<[u8]>,
-}
-
-impl Piece {
-    fn is_current(&self, bytes: &PageBytes) -> bool {
-        *self.bytes == bytes.0[usize::from(self.range.start)..usize::from(self.range.end)]
-    }
-}
-
 /// A jump that is linked to its target's code once that is known.
 struct Link {
     /// Of the displacement.
@@ -93,24 +75,6 @@ struct Link {
 /// A state of a page's code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Epoch(u64, u64);
-
-/// Counts for the profile.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct CacheCounts {
-    /// Superblocks translated.
-    pub blocks: u64,
-    /// Guest instructions in them.
-    pub instructions: u64,
-    /// Bytes of host code.
-    pub bytes: u64,
-    /// Blocks removed because their guest code changed.
-    pub removed: u64,
-    /// Times that everything was thrown away to make room.
-    pub flushes: u64,
-    /// Traces that the second tier translated, and guest instructions in them.
-    pub traces: u64,
-    pub traced: u64,
-}
 
 /// The cache.
 pub struct CodeCache {
@@ -342,75 +306,6 @@ impl CodeCache {
         self.insert(page, placement, code, block, lowered.patches.into_iter())
     }
 
-    /// Keeps the block that was just translated for later runs.
-    fn keep(&mut self, page: u64, block: &Superblock, lowered: &Lowered, pieces: &[Piece]) {
-        let Some(store) = &mut self.store else { return };
-        let thunks = self.thunks.all();
-        let uses = self.asm.externals().iter().map(|external| {
-            let thunk = thunks.iter().position(|&thunk| thunk == external.target)? as u8;
-            Some(ThunkUse { at: external.at, thunk })
-        });
-        // Code that leads elsewhere can't be found again by a later run.
-        let Some(uses) = uses.collect::<Option<Vec<_>>>() else { return };
-        let is_across = pieces.iter().any(|piece| piece.page != page);
-        let last_matters = lowered.patches.iter().any(|patch| patch.target == LAST);
-        let pieces: Vec<_> = pieces.iter().map(|piece| (piece.range.clone(), &*piece.bytes)).collect();
-        store.keep(&Parts {
-            origin: Origin {
-                entry: block.entry,
-                is_across,
-                reaches_over: (last_matters && !is_across).then_some(block.last_reaches_over),
-                nodes: block.nodes.len() as u16,
-            },
-            pieces: &pieces,
-            start: lowered.start,
-            thunks: &uses,
-            patches: &lowered.patches,
-            placement: self.asm.placement(),
-            crossings: self.asm.crossings(),
-            code: self.asm.code(),
-        });
-    }
-
-    /// Adds the kept code of a block in `page`, whose instruction across the page's end reaches into `next`.
-    fn take(&mut self, page: u64, next: u64, wanted: Wanted<'_>) -> Option<BlockId> {
-        let (hot, cold) = self.prepare();
-        let record = self.store.as_mut()?.take(wanted)?;
-        let placement = Placement { hot, cold, split: record.split };
-        let first_link = self.links.len() as u32;
-        self.moved.clear();
-        self.moved.extend_from_slice(record.code);
-        move_apart(&mut self.moved, record.split, record.crossings(), placement.gap());
-        let mut write = |at: u32, value: u32| {
-            self.moved[at as usize..][..4].copy_from_slice(&value.to_le_bytes());
-        };
-        let thunks = self.thunks.all();
-        for ThunkUse { at, thunk } in record.thunks() {
-            let behind = placement.address(at) + 4;
-            write(at, thunks[usize::from(thunk)].wrapping_sub(behind) as u32);
-        }
-        let patches: Vec<_> = record.patches().collect();
-        for (number, patch) in (first_link..).zip(&patches) {
-            write(patch.number, number);
-        }
-        append(&mut self.memory, &self.moved, placement);
-        let pages = [page, next];
-        let pieces = record.pieces().enumerate().map(|(number, (range, bytes))| {
-            let page = if record.origin.is_across { pages[number] } else { page };
-            Piece { page, range, bytes: bytes.into() }
-        });
-        let block = Block {
-            physical: page + record.origin.entry as u64,
-            pieces: pieces.collect(),
-            incoming: Vec::new(),
-            links: 0..0,
-            partner: None,
-            watched: None,
-        };
-        let code = placement.address(record.start);
-        Some(self.insert(page, placement, code, block, patches.into_iter()))
-    }
-
     /// Makes room for a block: where its parts will run.
     fn prepare(&mut self) -> (u64, u64) {
         let is_prepared = self.memory.prepare(LARGEST_CODE);
@@ -457,18 +352,6 @@ impl CodeCache {
         }
         self.blocks[id as usize].links = first_link..self.links.len() as u32;
         id
-    }
-
-    /// Writes the translations of this run for later ones, if they are kept and there are enough new ones.
-    pub fn save(&mut self) {
-        if let Some(store) = &mut self.store {
-            log::info!(
-                "{} superblocks were translated, {} kept ones taken",
-                self.counts.blocks - self.counts.traces,
-                store.taken
-            );
-            store.save();
-        }
     }
 
     /// Whether a jump leads to another page.
@@ -597,36 +480,6 @@ impl CodeCache {
         self.counts.flushes += 1;
     }
 
-    /// What was translated, and the blocks in which most instructions were executed.
-    pub fn report(&self) -> String {
-        /// Blocks that are listed.
-        const HOTTEST: usize = 10;
-        let CacheCounts { blocks, instructions, bytes, removed, flushes, traces, traced } = self.counts;
-        let mut text = format!(
-            "{blocks:12}  superblocks of {instructions} instructions made into {bytes} bytes\n\
-             {traces:12}  of them traces of {traced} instructions by the second tier\n\
-             {removed:12}  superblocks removed because their code changed\n\
-             {flushes:12}  times that the cache was full\n"
-        );
-        let watched = self.blocks.iter().filter_map(|block| block.watched.as_ref());
-        let mut watched: Vec<_> = watched
-            .map(|watched| {
-                let instructions = watched.block.nodes.len() as u64;
-                (watched.entered.load(Ordering::Relaxed) * instructions, watched)
-            })
-            .collect();
-        let all: u64 = watched.iter().map(|(executed, _)| executed).sum();
-        watched.sort_by_key(|&(executed, _)| std::cmp::Reverse(executed));
-        for (executed, watched) in watched.into_iter().take(HOTTEST) {
-            let percent = executed as f64 * 100.0 / all.max(1) as f64;
-            // Writing to a string can't fail.
-            let Watched { block, plan, page, placement, code, marks, .. } = watched;
-            let listing = listing(*page, block, plan.as_ref(), *placement, code, marks);
-            let _ = write!(text, "\n{percent:.1} % of instructions, at most: {listing}");
-        }
-        text
-    }
-
     /// Whether a profile is made.
     pub fn is_profiled(&self) -> bool {
         self.options.profile
@@ -653,35 +506,6 @@ fn append(memory: &mut CodeMemory, code: &[u8], placement: Placement) {
     let (hot, cold) = code.split_at(placement.split as usize);
     let appended = memory.append(Part::Hot, hot) && memory.append(Part::Cold, cold);
     assert!(appended, "room was made");
-}
-
-/// What a superblock was made from.
-fn pieces(page: u64, block: &Superblock, bytes: &PageBytes) -> Vec<Piece> {
-    let piece = |range: Range<u16>| {
-        let bytes = &bytes.0[usize::from(range.start)..usize::from(range.end)];
-        Piece { page, bytes: bytes.into(), range }
-    };
-    ranges(block).into_iter().map(piece).collect()
-}
-
-/// The runs of bytes that a superblock was made from.
-fn ranges(block: &Superblock) -> Vec<Range<u16>> {
-    let mut ranges: Vec<Range<u16>> = Vec::new();
-    let mut add = |start: Offset, end: Offset| {
-        let (start, end) = (start as u16, end.min(PAGE_SIZE as Offset) as u16);
-        match ranges.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => ranges.push(start..end),
-        }
-    };
-    for node in &block.nodes {
-        add(node.offset, node.next());
-    }
-    if let crate::ir::End::Interpret(offset) = block.end {
-        // What it is was read as far as the page goes.
-        add(offset, offset + 4);
-    }
-    ranges
 }
 
 #[cfg(test)]
