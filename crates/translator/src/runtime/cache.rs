@@ -233,8 +233,8 @@ impl CodeCache {
         self.blocks[new as usize].partner = Some(old);
         self.blocks[old as usize].partner = Some(new);
         // Whoever holds the old address finds the way from there.
-        let [a, b, c, d] = (code.wrapping_sub(first_tier) as u32).to_le_bytes();
-        self.memory.patch_start(first_tier - NOTHING, [JMP, a, b, c, d]);
+        let start = first_tier - NOTHING;
+        self.memory.patch_start(start, to(JMP, start, code));
         true
     }
 
@@ -450,8 +450,7 @@ impl CodeCache {
         }
         // Whoever still holds its address finds the way to the monitor there.
         let code = self.code(id);
-        let [a, b, c, d] = (self.thunks.dead.wrapping_sub(code + 5) as u32).to_le_bytes();
-        self.memory.patch_start(code, [CALL, a, b, c, d]);
+        self.memory.patch_start(code, to(CALL, code, self.thunks.dead));
         for number in incoming {
             let link = &mut self.links[number as usize];
             if link.target == Some(id) {
@@ -496,6 +495,12 @@ const CALL: u8 = 0xe8;
 const JMP: u8 = 0xe9;
 /// Bytes of the no-operation at a block's start.
 const NOTHING: u64 = 8;
+
+/// An instruction of 5 bytes at `address` that leads to `target`.
+fn to(opcode: u8, address: u64, target: u64) -> [u8; 5] {
+    let [a, b, c, d] = (target.wrapping_sub(address + 5) as u32).to_le_bytes();
+    [opcode, a, b, c, d]
+}
 
 const fn page_of(physical: u64) -> u64 {
     physical & !(PAGE_SIZE - 1)

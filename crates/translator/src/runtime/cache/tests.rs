@@ -161,9 +161,16 @@ fn second_tier_s_code_goes_with_the_first_tier_s() {
     let first = cache.translate(PAGE, 0, &code);
     at_once(&mut cache, PAGE, 0, &code);
     assert_eq!(cache.counts.traces, 1);
-    assert_ne!(cache.find(PAGE), Some(first));
+    let second = cache.find(PAGE).expect("there is code");
+    assert_ne!(second, first);
+    let start = cache.code(first);
+    assert_eq!(cache.memory.read(start, 5), to(JMP, start, cache.code(second)));
     assert!(!cache.validate(PAGE, &PageBytes([0; PAGE_SIZE as usize])));
     assert_eq!((cache.find(PAGE), cache.counts.removed), (None, 2));
+    for block in [first, second] {
+        let start = cache.code(block);
+        assert_eq!(cache.memory.read(start, 5), to(CALL, start, cache.thunks.dead));
+    }
 }
 
 #[test]
