@@ -1,12 +1,19 @@
-//! What the two kernels share: entry in S-mode over the SBI, traps, page tables, console, disk.
+//! What the two kernels share: entry in S-mode over the SBI, traps, page tables, console, disk, network.
 #![no_std]
 
 pub mod console;
 pub mod csr;
 pub mod disk;
+pub mod ip;
+pub mod mmio;
+pub mod neighbour;
+pub mod net;
 pub mod paging;
+pub mod plic;
 pub mod sbi;
 pub mod trap;
+pub mod uart;
+pub mod virtio;
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;
@@ -60,16 +67,31 @@ pub fn entry() -> usize {
     _start as *const () as usize
 }
 
-/// Whether a word stands in the device tree, which has the command line.
-pub fn has_word(device_tree: usize, word: &str) -> bool {
-    if device_tree == 0 {
-        return false;
+/// The device tree, which has the command line.
+fn device_tree(address: usize) -> &'static [u8] {
+    if address == 0 {
+        return &[];
     }
     // SAFETY: the SBI has put a device tree there, whose second field is its size.
-    let size = unsafe { u32::from_be(*((device_tree + 4) as *const u32)) } as usize;
+    let size = unsafe { u32::from_be(*((address + 4) as *const u32)) } as usize;
     // SAFETY: as above.
-    let tree = unsafe { core::slice::from_raw_parts(device_tree as *const u8, size) };
-    tree.windows(word.len()).any(|part| part == word.as_bytes())
+    unsafe { core::slice::from_raw_parts(address as *const u8, size) }
+}
+
+/// Whether a word stands in the device tree.
+pub fn has_word(address: usize, word: &str) -> bool {
+    device_tree(address).windows(word.len()).any(|part| part == word.as_bytes())
+}
+
+/// What the command line says for a name: of `name=value`, the value.
+pub fn argument(address: usize, name: &str) -> Option<&'static str> {
+    let tree = device_tree(address);
+    // A word follows a space, or begins the property, whose value is aligned.
+    let begins_word = |at: usize| at.is_multiple_of(4) || tree[at - 1] == b' ';
+    let value_at = |at: usize| tree[at..].strip_prefix(name.as_bytes())?.strip_prefix(b"=");
+    let value = (0..tree.len()).filter(|at| begins_word(*at)).find_map(value_at)?;
+    let length = value.iter().position(|byte| [b' ', 0].contains(byte))?;
+    core::str::from_utf8(&value[..length]).ok()
 }
 
 #[panic_handler]

@@ -1,17 +1,23 @@
-//! Attacks the monitor below and the guests beside: memory, CSRs, the SBI, page tables, devices, the scheduler. What it gets for an
-//! answer doesn't matter. In the end it makes itself unable to go on.
+//! Attacks the monitor below and the guests beside: memory, CSRs, the SBI, page tables, devices, the network, the scheduler. What it
+//! gets for an answer doesn't matter. It begins again, with other numbers, until as many seconds have gone by as `seconds=` on its
+//! command line says; in the end it makes itself unable to go on.
 #![no_std]
 #![no_main]
 
 use core::arch::asm;
 
-use kernel::csr::{self, time};
-use kernel::disk;
+use kernel::csr::{self, TICKS_PER_MILLISECOND, time};
+use kernel::mmio;
+use kernel::net::{Card, MOST};
 use kernel::paging::{EXECUTE, READ, Table, USED, VALID, WRITE, entry, fence};
 use kernel::trap::attempt;
-use kernel::{MAX_HARTS, entry as hart_entry, println, sbi};
+use kernel::{MAX_HARTS, argument, entry as hart_entry, println, sbi};
 
-static mut ROOT: Table = Table::new();
+/// Sv39 in `satp`, and the modes from there on that have one level more each.
+const SV39: usize = 8;
+const ROOT_LEVELS: usize = 3;
+/// A root for each, which leads to the one before it.
+static mut ROOTS: [Table; ROOT_LEVELS] = [const { Table::new() }; ROOT_LEVELS];
 static mut NOISE: Table = Table::new();
 static mut CODE: [u32; 4] = [0; 4];
 
@@ -45,18 +51,28 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     for other in 1..MAX_HARTS {
         sbi::start_hart(other, hart_entry());
     }
-    let attacks: [Attack; 6] = [
+    let attacks: [Attack; 7] = [
         ("addresses that aren't its own", addresses),
         ("page tables that lead elsewhere", page_tables),
         ("every CSR", csrs),
         ("every SBI call", sbi_calls),
         ("devices", devices),
+        ("the network", network),
         ("the scheduler", scheduler),
     ];
-    for (name, attack) in attacks {
-        println!("intruder: {name}");
-        attack(&mut random);
+    let seconds = argument(device_tree, "seconds").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let end = time() + 1000 * seconds * TICKS_PER_MILLISECOND;
+    let mut rounds = 0;
+    while rounds == 0 || time() < end {
+        for (name, attack) in attacks {
+            if rounds == 0 {
+                println!("intruder: {name}");
+            }
+            attack(&mut random);
+        }
+        rounds += 1;
     }
+    println!("intruder: {rounds} rounds");
     println!("intruder: did its worst");
     // No handler, and no way to get one.
     csr::write!("stvec", 0xdead_0000);
@@ -95,23 +111,32 @@ fn addresses(_: &mut Random) {
     }
 }
 
-/// Turns translation on with what identity the kernel needs, and one entry that is the attack's.
-fn with_entry(index: usize, pte: usize, modes: &[usize], act: impl Fn()) {
-    let root = &raw mut ROOT;
+/// Turns translation on with what identity the kernel needs, and one entry in the root that is the attack's, which gets the address
+/// that this entry is for. Modes that aren't there leave translation off.
+fn with_entry(index: usize, pte: usize, modes: &[usize], act: impl Fn(usize)) {
+    let roots = &raw mut ROOTS;
     // SAFETY: the kernel stays mapped where it is.
     unsafe {
-        (*root).0[0] = entry(0, READ | WRITE | USED);
-        (*root).0[2] = entry(2 << 30, READ | WRITE | EXECUTE | USED);
-        (*root).0[index] = pte;
+        (*roots)[0].0[0] = entry(0, READ | WRITE | USED);
+        (*roots)[0].0[2] = entry(2 << 30, READ | WRITE | EXECUTE | USED);
+        for level in 1..ROOT_LEVELS {
+            (*roots)[level].0[0] = entry(&raw const (*roots)[level - 1] as usize, 0);
+        }
     }
     for mode in modes {
+        let level = mode - SV39;
+        // SAFETY: as above.
+        let root = unsafe { &raw mut (*roots)[level] };
+        let shift = 30 + 9 * level;
+        // SAFETY: as above.
+        unsafe { (*root).0[index] = pte };
         csr::write!("satp", mode << 60 | root as usize >> 12);
         fence(None);
-        act();
+        act(usize::MAX << (shift + 9) | index << shift);
         csr::write!("satp", 0);
+        // SAFETY: as above.
+        unsafe { (*root).0[index] = 0 };
     }
-    // SAFETY: as above.
-    unsafe { (*root).0[index] = 0 };
 }
 
 fn page_tables(random: &mut Random) {
@@ -124,9 +149,9 @@ fn page_tables(random: &mut Random) {
             entry(target, ALL),
             entry(target, WRITE),
         ] {
-            with_entry(300, pte, &[8], || {
+            with_entry(300, pte, &[SV39], |start| {
                 for offset in [0, 0x1000, 0x20_0000, 0x3fff_fff8] {
-                    let address = 0xffff_ffcb_0000_0000usize + offset;
+                    let address = start + offset;
                     run(LOAD, 0, address);
                     run(STORE, 0x1313, address);
                 }
@@ -145,8 +170,13 @@ fn page_tables(random: &mut Random) {
             unsafe { (*noise).0[index] = pte };
         }
         let address = random.next() & 0x3fff_ffff;
-        with_entry(257 + random.next() % 255, entry(noise as usize, 0), &[8, 9, 10], || {
-            (257..512).step_by(16).for_each(|slot| run(LOAD, 0, usize::MAX << 39 | slot << 30 | address));
+        let index = 257 + random.next() % 255;
+        with_entry(index, entry(noise as usize, 0), &[SV39, SV39 + 1, SV39 + 2], |start| {
+            run(LOAD, 0, start | address);
+            // Elsewhere in the upper half, where entries are the kernel's empty ones.
+            (257..512usize)
+                .step_by(16)
+                .for_each(|slot| run(LOAD, 0, usize::MAX << 39 | slot << 30 | address));
         });
     }
 }
@@ -210,9 +240,35 @@ fn devices(random: &mut Random) {
         let (base, size) = DEVICES[random.next() % DEVICES.len()];
         let address = (base + random.next() % size) & !3;
         // Queues where this kernel isn't: all of the address but its low bits is noise.
-        disk::write(address, random.next() as u32 | 0x4000_0000);
-        disk::read(address);
+        mmio::write(address, random.next() as u32 | 0x4000_0000);
+        mmio::read(address);
     }
+}
+
+/// Frames to everybody and to nobody, under its own address and under others', of right and wrong lengths. Leaves the card with
+/// queues that are noise.
+fn network(random: &mut Random) {
+    let Some(mut card) = Card::find() else { return };
+    let own = card.address();
+    let mut frame = [0; MOST];
+    for _ in 0..2000 {
+        for part in frame[..64].chunks_exact_mut(8) {
+            part.copy_from_slice(&random.next().to_le_bytes());
+        }
+        if random.next().is_multiple_of(2) {
+            frame[..6].fill(0xff);
+        }
+        if !random.next().is_multiple_of(3) {
+            frame[6..12].copy_from_slice(&own);
+        }
+        // ARP that claims others' addresses, among the rest.
+        frame[12..14].copy_from_slice(&[8, 6 * (random.next() as u8 & 1)]);
+        // A card that has had enough is begun with again.
+        if !card.send(&frame[..random.next() % (MOST + 1)]) {
+            break;
+        }
+    }
+    devices(random);
 }
 
 /// Timers that are always due, and yields that aren't.

@@ -2,7 +2,8 @@
 //! own system calls, page faults, context switches and interrupts cost, and powers off.
 //!
 //! Words on its command line: `spin` works until ten seconds after the hardware's start and does nothing else; `idle` sleeps that
-//! long, `sleep` for ever; `work` checks its disk again and again meanwhile, and says when something is wrong.
+//! long, `sleep` for ever; `work` checks its disk again and again meanwhile, and says when something is wrong. With `net=10.0.2.9` and
+//! `ping=10.0.2.7,10.0.2.8` it is a host with that address, which pings those and answers their pings, until `end` is typed.
 #![no_std]
 #![no_main]
 
@@ -11,9 +12,10 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::csr::{self, SOFTWARE, TICKS_PER_MILLISECOND, TIMER, time};
 use kernel::disk::Disk;
+use kernel::net::Card;
 use kernel::paging::{EXECUTE, READ, Space, WRITE, fence};
 use kernel::trap::{CALL, Frame, LOAD_PAGE_FAULT, STORE_PAGE_FAULT, TIMER_INTERRUPT, enter};
-use kernel::{MAX_HARTS, entry, has_word, println, sbi};
+use kernel::{MAX_HARTS, argument, entry, has_word, neighbour, println, sbi};
 
 global_asm!(
     ".section .user, \"ax\"",
@@ -88,8 +90,14 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
                 fail("the disk isn't sound");
             }
             println!("kernel: disk of {} sectors is sound", disk.capacity());
+            let Some(checksum) = disk.fill() else { fail("the disk has something else than was written") };
+            println!("kernel: disk has {checksum:016x}");
         }
         None => println!("kernel: no disk"),
+    }
+    if let Some(own) = argument(device_tree, "net") {
+        let Some(card) = Card::find() else { fail("there is no network card") };
+        neighbour::run(card, own, argument(device_tree, "ping").unwrap_or(""));
     }
     println!("kernel passed");
     sbi::power_off(false)
