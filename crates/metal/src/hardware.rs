@@ -66,7 +66,7 @@ impl Hardware {
         }
         if let Some(plic) = &plic {
             let sources = [disk.as_ref().map(|(_, source)| source), card.as_ref().map(|(_, source)| source)];
-            sources.into_iter().flatten().for_each(|source| plic.enable_source(*source));
+            plic.enable_sources(sources.into_iter().flatten().copied());
         }
         let out = card.as_ref().map(|(card, _): &(Arc<Mutex<Net>>, u32)| Arc::clone(card)).zip(uplink);
         let out = out.map(|(card, network)| {
@@ -76,10 +76,17 @@ impl Hardware {
         Self { plic, disk, card, switch: Switch::new(ready, out), entropy }
     }
 
-    /// Serves the devices that interrupt.
-    pub fn serve(&self) {
+    /// A physical hart stays off: its interrupts go to the first one.
+    pub fn leave_out(&self, hart: usize) {
+        if let Some(plic) = &self.plic {
+            plic.leave_out(hart);
+        }
+    }
+
+    /// Serves the devices that interrupt this physical hart.
+    pub fn serve(&self, hart: usize) {
         let Some(plic) = &self.plic else { return };
-        while let Some(source) = plic.claim() {
+        while let Some(source) = plic.claim(hart) {
             if let Some((disk, _)) = self.disk.as_ref().filter(|(_, own)| *own == source) {
                 disk.work(Blk::acknowledge);
             }
@@ -91,7 +98,7 @@ impl Hardware {
                     self.switch.arrive(&frame);
                 }
             }
-            plic.complete(source);
+            plic.complete(hart, source);
         }
     }
 

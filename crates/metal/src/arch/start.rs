@@ -126,7 +126,7 @@ fn start(
     let resources = setup::Resources {
         harts: ids.len(),
         frames,
-        found: find_devices(&platform, hart_id),
+        found: find_devices(&platform, &ids),
         hypervisor: features.hypervisor.then(hypervisor::largest_mode),
         isa: &|name| platform.has_extension(name),
         heap: heap::left(),
@@ -232,12 +232,12 @@ fn read_clock(platform: &Platform<'_>) -> u64 {
     now.wrapping_sub(asm::read_time().wrapping_mul(NANOSECONDS_A_TICK))
 }
 
-/// The devices of the device tree that there are drivers for. Interrupts go to this hart.
-fn find_devices(platform: &Platform<'_>, hart_id: u64) -> Found {
-    let plic = platform.plic(hart_id).map(|(range, context)| {
+/// The devices of the device tree that there are drivers for. Interrupts go to these harts, of which the first is this one.
+fn find_devices(platform: &Platform<'_>, harts: &[u64]) -> Found {
+    let plic = harts.first().and_then(|first| platform.plic(*first)).map(|(range, _)| {
         // SAFETY: the device tree says that it is there; `build_tables` has mapped it; it touches no memory.
         let registers = unsafe { Registers::new(range.start, range.end.0 - range.start.0) };
-        Plic::new(registers, context)
+        Plic::new(registers, harts.iter().map(|hart| Some(platform.plic(*hart)?.1)))
     });
     let virtio = platform.virtio().filter_map(|(range, source)| {
         // SAFETY: the same; nobody else drives it.
@@ -257,6 +257,7 @@ fn start_others(satp: u64, loaded_at: MachineAddress) {
         // SAFETY: the entry and its argument are made for it, and stay.
         if let Err(error) = unsafe { sbi::start_hart(*id, entry, heap::machine_address(argument)) } {
             say(format_args!("hart {id} stays off: the firmware says {error}"));
+            harts.home.hardware.leave_out(index);
         }
     }
 }

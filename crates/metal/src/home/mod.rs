@@ -96,7 +96,7 @@ pub fn run(hart: &mut PhysicalHart, home: &'static Home) -> ! {
     let mut own_since = hart.now();
     loop {
         if arch::is_external_interrupt_pending() {
-            home.hardware.serve();
+            home.hardware.serve(hart.index());
         }
         home.look_at_devices();
         let now = hart.now();
