@@ -372,7 +372,7 @@ pub struct BundleDisk {
 pub struct BundleRun {
     /// File that `rvisor bundle build` made
     pub bundle: PathBuf,
-    /// What plays the hardware
+    /// What plays the hardware; on both, the engine is `vs` with --extensions h and `deprivileged` without
     #[arg(long, value_enum, default_value_t = BundleMachine::Rvisor)]
     pub machine: BundleMachine,
     /// Image of the type-1 home; else rvisor-metal.image beside this program or one directory up
@@ -402,7 +402,7 @@ pub struct BundleRun {
 pub enum BundleMachine {
     /// Rvisor itself
     Rvisor,
-    /// QEMU, which has to be installed
+    /// QEMU 8 or later, which has to be installed; has the H extension only with --extensions h, as Rvisor's has
     Qemu,
 }
 
@@ -428,7 +428,7 @@ impl Size {
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extension {
-    /// The hypervisor extension: the guest can run virtual machines of its own
+    /// The hypervisor extension: what runs on the harts can have virtual machines with hardware's help
     H,
 }
 

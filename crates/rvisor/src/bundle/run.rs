@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -80,9 +81,9 @@ fn run_qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<ExitCode> {
     if options.timeout.is_some() {
         bail!("--timeout is for --machine rvisor; put `timeout` in front of the command");
     }
-    let status = qemu(options, monitor)?.status().context("can't run qemu-system-riscv64; install QEMU")?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Ok(ExitCode::from(code))
+    // In this process's place: who ends it ends QEMU.
+    let error = qemu(options, monitor)?.exec();
+    Err(error).context("can't run qemu-system-riscv64; install QEMU")
 }
 
 /// QEMU's command line.
