@@ -9,7 +9,7 @@
 
 pub mod archive;
 mod build;
-mod cpio;
+pub mod cpio;
 pub mod deb;
 mod disk;
 mod elf;

@@ -2,6 +2,14 @@
 //! busybox.
 
 mod common;
+#[path = "metal/debian.rs"]
+mod debian;
+#[path = "metal/hostile.rs"]
+mod hostile;
+#[path = "metal/initrd.rs"]
+mod initrd;
+#[path = "metal/many.rs"]
+mod many;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +17,6 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::guests::guest;
-use common::package::file_of_package;
 use common::{Terminal, finish, rvisor};
 
 /// For anything that a machine does, on a slow and busy host.
@@ -124,49 +131,12 @@ fn table(name: &str, program: &str, more: &str) -> String {
     format!("[[guest]]\nname = '{name}'\nprogram = '{}'\nmemory = '16M'\n{more}\n", program.display())
 }
 
-/// The hardware's disk.
-fn disk(directory: &Path) -> String {
-    let path = directory.join("disk");
-    std::fs::File::create(&path).and_then(|file| file.set_len(8 << 20)).expect("a disk");
-    path.to_str().expect("text").into()
-}
-
 /// Milliseconds of processor time that a guest's last line tells.
 fn processor_time(text: &str, guest: &str) -> f64 {
     let line =
         text.lines().find(|line| line.starts_with(&format!("rvisor: guest {guest}: powered off after ")));
     let number = line.and_then(|line| line.split(' ').nth(6)).and_then(|number| number.parse().ok());
     number.unwrap_or_else(|| panic!("no time of {guest}:\n{text}"))
-}
-
-#[test]
-fn kernel_of_our_own_and_its_neighbour_see_nothing_of_an_intruder() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let description = [
-        table("tiny", "kernel", "harts = 2\ndisk = { start = '1M', size = '1M' }"),
-        table("bad", "intruder", "harts = 2\ndisk = { start = '2M', size = '1M' }"),
-        table("worker", "kernel", "append = 'kernel=work'\ndisk = { start = '3M', size = '1M' }"),
-    ];
-    let bundle = bundle(directory.path(), &description.concat());
-    let disk = disk(directory.path());
-    let options = ["--cpus", "2", "--memory", "256M", "--disk", &disk];
-    let ended = finish(&mut run(&bundle, &options), b"", LIMIT);
-    let text = ended.text();
-    for words in [
-        "[tiny] kernel: 2 harts answer",
-        "[tiny] kernel: disk of 2048 sectors is sound",
-        "[tiny] kernel passed",
-        "[bad] intruder: did its worst",
-        "rvisor: guest bad: stopped: hart 0 gets nowhere: its trap handler is where no memory is",
-        "rounds without an error",
-    ] {
-        assert!(text.contains(words), "{words}\n{text}\n{}", ended.stderr);
-    }
-    // One guest has failed.
-    assert!(!ended.status.success() && !text.contains("FAILED"), "{text}");
-    // Outside their ranges nothing was written.
-    let bytes = std::fs::read(&disk).expect("the disk");
-    assert!(bytes[..1 << 20].iter().chain(&bytes[4 << 20..]).all(|byte| *byte == 0));
 }
 
 #[test]
@@ -225,33 +195,5 @@ fn prompt_lists_pauses_and_stops_guests() {
     terminal.expect("guest one: powered off", LIMIT);
     terminal.send("poweroff\r");
     terminal.expect("guest two: powered off", LIMIT);
-    assert!(terminal.end(LIMIT).success());
-}
-
-#[test]
-fn u_boot_reaches_its_prompt_and_the_network_behind_the_switch() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let loader = file_of_package("u-boot-qemu", "qemu-riscv64_smode/u-boot.bin", directory.path());
-    let network = "[[network]]\nname = 'lan'\nuplink = true\n";
-    let disk_range = "disk = { start = '1M', size = '1M' }";
-    let description = format!(
-        "{network}[[guest]]\nname = 'boot'\nprogram = '{}'\nmemory = '64M'\nnetwork = 'lan'\n{disk_range}\n",
-        loader.display()
-    );
-    let bundle = bundle(directory.path(), &description);
-    let disk = disk(directory.path());
-    let mut terminal = Terminal::start(&mut run(&bundle, &["--memory", "256M", "--disk", &disk]));
-    terminal.expect("Hit any key to stop autoboot", LIMIT);
-    terminal.send("\r");
-    terminal.expect("=> ", LIMIT);
-    for (line, answer) in [
-        ("virtio info\r", "2048 x 512"),
-        ("setenv autoload no; dhcp\r", "DHCP client bound to address 10.0.2.15"),
-        ("ping 10.0.2.2\r", "host 10.0.2.2 is alive"),
-        ("poweroff\r", "guest boot: powered off"),
-    ] {
-        terminal.send(line);
-        terminal.expect(answer, LIMIT);
-    }
     assert!(terminal.end(LIMIT).success());
 }

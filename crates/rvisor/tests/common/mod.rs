@@ -100,6 +100,8 @@ pub struct Terminal {
     screen: Receiver<Vec<u8>>,
     /// What the process has written since the last text that was expected.
     unread: String,
+    /// All that it has written.
+    transcript: String,
 }
 
 impl Terminal {
@@ -124,31 +126,50 @@ impl Terminal {
                 }
             }
         });
-        Self { child, keyboard, settings, line, screen, unread: String::new() }
+        Self { child, keyboard, settings, line, screen, unread: String::new(), transcript: String::new() }
     }
 
     /// Waits until the process has written `text`, and forgets what came up to its end.
     #[track_caller]
     pub fn expect(&mut self, text: &str, limit: Duration) {
+        self.expect_all(&[text], limit);
+    }
+
+    /// Waits until the process has written all these texts, in any order, and forgets what came up to their end.
+    #[track_caller]
+    pub fn expect_all(&mut self, texts: &[&str], limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(start) = self.unread.find(text) {
-                self.unread.drain(..start + text.len());
+            let ends = texts.iter().map(|text| self.unread.find(text).map(|start| start + text.len()));
+            if let Some(ends) = ends.collect::<Option<Vec<_>>>() {
+                self.unread.drain(..ends.into_iter().max().unwrap_or(0));
                 return;
             }
+            let missing = || texts.iter().filter(|text| !self.unread.contains(**text)).collect::<Vec<_>>();
             // Asked first, so that what a process wrote before it ended is read before it is missed.
             let ended = self.child.try_wait().expect("a child");
             match self.screen.recv_timeout(Duration::from_millis(200)) {
-                Ok(bytes) => self.unread.push_str(&String::from_utf8_lossy(&bytes)),
+                Ok(bytes) => self.read(&bytes),
                 Err(_) if ended.is_some() => {
-                    panic!("it ended ({ended:?}) before {text:?} came; this did:\n{}", self.unread)
+                    panic!("it ended ({ended:?}) before {:?} came; this did:\n{}", missing(), self.transcript)
                 }
                 Err(_) if Instant::now() >= deadline => {
-                    panic!("{text:?} didn't come within {limit:?}; this did:\n{}", self.unread)
+                    panic!("{:?} didn't come within {limit:?}; this did:\n{}", missing(), self.transcript)
                 }
                 Err(_) => {}
             }
         }
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        self.unread.push_str(&text);
+        self.transcript.push_str(&text);
+    }
+
+    /// All that the process has written and somebody has waited for.
+    pub fn transcript(&self) -> &str {
+        &self.transcript
     }
 
     /// Types.

@@ -1,0 +1,25 @@
+//! Initial RAM disks for Linux guests: the image busybox's, with another first program laid over.
+
+use std::path::{Path, PathBuf};
+
+use rvisor_images::Store;
+use rvisor_images::cpio::Cpio;
+
+use crate::LIMIT;
+use crate::common::{finish, rvisor};
+
+/// What the store's own scripts begin with: file systems and drivers.
+const COMMON: &str = include_str!("../../../images/guest/common.sh");
+
+/// Debian's kernel, and an initial RAM disk whose first program goes on with `script`.
+pub fn linux(script: &str, directory: &Path) -> [PathBuf; 2] {
+    finish(&mut rvisor(["pull", "busybox"]), b"", 3 * LIMIT).assert(0, "busybox\n");
+    let image = Store::open_default().and_then(|store| store.get("busybox")).expect("the image");
+    let mut archive = std::fs::read(&image.run_initrd).expect("its initial RAM disk");
+    let mut overlay = Cpio::default();
+    overlay.file("init", 0o755, [COMMON, script].concat().as_bytes());
+    archive.extend(overlay.finish());
+    let initrd = directory.join("initrd");
+    std::fs::write(&initrd, archive).expect("a file");
+    [image.kernel, initrd]
+}
