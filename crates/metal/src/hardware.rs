@@ -166,6 +166,11 @@ impl Hardware {
         self.disk.as_ref().map_or([0; 2], |(disk, _)| disk.moved(guest))
     }
 
+    /// A guest is switched on: nothing from before waits for it.
+    pub fn forget(&self, guest: usize) {
+        self.switch.forget(guest);
+    }
+
     /// Frames of a guest's that were lost.
     pub fn lost(&self, guest: usize) -> u64 {
         self.switch.lost(guest)

@@ -14,8 +14,10 @@ use spin::Mutex;
 
 use super::{Ready, Served};
 
-/// Bytes that wait for a guest at most; more are lost.
+/// Bytes and frames that wait for a guest at most; the oldest are lost. A guest that hasn't looked for a while is
+/// better off with what is new.
 const QUEUE_BYTES: usize = 256 << 10;
+const QUEUE_FRAMES: usize = 256;
 /// The shortest frame: two addresses and a type.
 const LEAST_FRAME: usize = 14;
 /// The longest that is carried, without offloads.
@@ -42,14 +44,14 @@ pub struct Switch {
 }
 
 impl Port {
-    fn put(&mut self, frame: &[u8]) -> bool {
-        if self.bytes + frame.len() > QUEUE_BYTES {
-            self.lost += 1;
-            return false;
-        }
+    fn put(&mut self, frame: &[u8]) {
         self.bytes += frame.len();
         self.frames.push_back(frame.to_vec());
-        true
+        while self.bytes > QUEUE_BYTES || self.frames.len() > QUEUE_FRAMES {
+            let Some(oldest) = self.frames.pop_front() else { break };
+            self.bytes -= oldest.len();
+            self.lost += 1;
+        }
     }
 }
 
@@ -84,7 +86,8 @@ impl Switch {
         for (_, port) in others.filter(|(_, port)| port.at.network == network) {
             let is_meant = port.at.mac == to;
             is_known |= is_meant;
-            if (is_meant || is_group) && port.put(frame) {
+            if is_meant || is_group {
+                port.put(frame);
                 reached |= 1 << port.guest;
             }
         }
@@ -108,6 +111,14 @@ impl Switch {
             && *network == at.network
         {
             uplink(frame);
+        }
+    }
+
+    /// A guest is switched on: what came before wasn't for it.
+    pub fn forget(&self, guest: usize) {
+        for port in self.ports.lock().iter_mut().filter(|port| port.guest == guest) {
+            port.frames.clear();
+            port.bytes = 0;
         }
     }
 
@@ -198,5 +209,20 @@ mod tests {
         (0..10_000).for_each(|_| one.send(&long));
         assert!(received(&mut two).len() <= QUEUE_BYTES / 1000);
         assert!(switch.lost(2) > 9000);
+    }
+
+    #[test]
+    fn guest_that_did_not_look_has_the_newest_frames_and_none_from_before_it_was_on() {
+        let switch = Switch::new(|_, _| {}, None);
+        let plug = |guest: usize| switch.plug(guest, Attachment { network: 0, mac: mac(guest as u8) });
+        let (mut one, mut two) = (plug(1), plug(2));
+        (0..QUEUE_FRAMES + 5).for_each(|number| one.send(&frame([0xff; 6], mac(1), number as u8)));
+        let contents = received(&mut two);
+        assert_eq!((contents.len(), contents[0], switch.lost(2)), (QUEUE_FRAMES, 5, 5));
+        one.send(&frame(mac(2), mac(1), 7));
+        switch.forget(2);
+        assert_eq!(received(&mut two), []);
+        one.send(&frame(mac(2), mac(1), 8));
+        assert_eq!(received(&mut two), [8]);
     }
 }

@@ -29,15 +29,17 @@ impl Home {
         if guest.is_on.load(Ordering::SeqCst) || !self.is_off(guest, &self.queue.lock()) {
             return Err(StartError::On);
         }
-        self.power_on(guest)
+        self.power_on(index)
     }
 
-    fn power_on(&self, guest: &Guest) -> Result<(), StartError> {
+    fn power_on(&self, index: usize) -> Result<(), StartError> {
+        let guest = &self.guests[index];
         // What the tables map is given back.
         for id in &guest.tasks {
             self.tasks[*id].1.lock().tables.clear();
         }
         let harts = guest.power_on(&self.hardware.seed(), || self.frames.unreserved())?;
+        self.hardware.forget(index);
         let now = arch::now();
         guest.since.store(now, Ordering::SeqCst);
         for (hart, id) in harts.into_iter().zip(&guest.tasks) {
@@ -69,7 +71,7 @@ impl Home {
         }
         guest.power_off();
         if request == Some(PowerRequest::Reset) {
-            match self.power_on(guest) {
+            match self.power_on(index) {
                 Ok(()) => return,
                 Err(error) => say(format_args!("error: guest {}: {error}", guest.bundled.name)),
             }
