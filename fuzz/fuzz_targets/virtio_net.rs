@@ -12,6 +12,7 @@ fuzz_target!(|script: Script| {
     run(&mut driver, script, |event| {
         let mut state = network.0.lock();
         state.sent.clear();
+        state.is_local = event & 1 != 0;
         if event != 0 && state.incoming.len() < 16 {
             state.incoming.push_back(vec![event; 37 * usize::from(event)]);
         }

@@ -111,6 +111,11 @@ pub trait NetBackend: Send {
     fn send(&mut self, frame: &[u8]);
     /// Takes the next frame for the guest into `frame` (cleared first). False where there is none.
     fn receive(&mut self, frame: &mut Vec<u8>) -> bool;
+    /// Whether it ends here: then it takes TCP segments of up to 64 KiB in one packet, whatever its MTU, and gives none that
+    /// was damaged on the way.
+    fn is_local(&self) -> bool {
+        false
+    }
 }
 
 /// A stream of bytes in both directions: a serial line or one port of a virtio console.

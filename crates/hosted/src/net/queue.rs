@@ -11,8 +11,9 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::link::QUEUE_BYTES;
 
-/// Buffers kept for reuse in each direction.
+/// Buffers kept for reuse in each direction, and bytes of the largest among them.
 const MAX_SPARE: usize = 256;
+const LARGEST_SPARE: usize = 4096;
 
 /// Both directions, and how the network's thread is woken.
 pub(super) struct Queues {
@@ -37,7 +38,7 @@ struct Queue {
 
 impl Queue {
     fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.spare.len() < MAX_SPARE {
+        if self.spare.len() < MAX_SPARE && buffer.capacity() <= LARGEST_SPARE {
             self.spare.push(buffer);
         }
     }

@@ -17,6 +17,8 @@ pub struct UserNetwork {
     queues: Arc<Queues>,
     counters: Arc<Transfers>,
     ports: Ports,
+    /// Whether no other machine's frames come here, and none go there.
+    is_local: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -28,7 +30,8 @@ impl UserNetwork {
         let engine = Engine::new(options, Arc::clone(&queues), wake)?;
         let ports = engine.ports();
         let thread = thread::Builder::new().name("network".into()).spawn(move || serve(engine))?;
-        Ok(Self { queues, counters: Arc::default(), ports, thread: Some(thread) })
+        let is_local = options.member.is_none();
+        Ok(Self { queues, counters: Arc::default(), ports, is_local, thread: Some(thread) })
     }
 
     /// Its forwards, which may come and go.
@@ -63,6 +66,10 @@ impl NetBackend for UserNetwork {
             self.counters.incoming.count(frame.len() as u64);
         }
         received
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local
     }
 }
 

@@ -1,9 +1,11 @@
 //! The network device (Virtio 1.3, "Network Device"): Ethernet frames on a [`NetBackend`], one queue each way.
 //!
-//! Checksums of frames that the guest sends may be left to the device; other offloads aren't offered.
+//! Checksums of frames that the guest sends may be left to the device, and TCP segments larger than the network's packets: they
+//! go on as they are to a back end that takes them, else they are cut here. Other offloads aren't offered.
 
 mod header;
 mod persist;
+mod segments;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -17,10 +19,16 @@ use crate::queue::{Chain, QueueError};
 
 /// `VIRTIO_NET_F_CSUM`
 pub const F_CSUM: u64 = 1 << 0;
+/// `VIRTIO_NET_F_GUEST_CSUM`
+pub const F_GUEST_CSUM: u64 = 1 << 1;
 /// `VIRTIO_NET_F_MTU`
 pub const F_MTU: u64 = 1 << 3;
 /// `VIRTIO_NET_F_MAC`
 pub const F_MAC: u64 = 1 << 5;
+/// `VIRTIO_NET_F_HOST_TSO4`
+pub const F_HOST_TSO4: u64 = 1 << 11;
+/// `VIRTIO_NET_F_HOST_TSO6`
+pub const F_HOST_TSO6: u64 = 1 << 12;
 /// `VIRTIO_NET_F_MRG_RXBUF`
 pub const F_MRG_RXBUF: u64 = 1 << 15;
 /// `VIRTIO_NET_F_STATUS`
@@ -33,7 +41,7 @@ pub const TRANSMIT: usize = 1;
 
 const QUEUE_SIZE: u16 = 256;
 /// Longest frame that is carried, in bytes.
-const MAX_FRAME: usize = 1 << 16;
+const MAX_FRAME: usize = 14 + (1 << 16);
 /// Frames and buffers looked at in one go; a busy network must not hold a hart up.
 const FRAME_BUDGET: u32 = 1024;
 /// `VIRTIO_NET_S_LINK_UP`
@@ -54,6 +62,8 @@ pub struct Net {
     incoming: Vec<u8>,
     has_incoming: bool,
     outgoing: Vec<u8>,
+    /// Where packets of a large segment are made.
+    packet: Vec<u8>,
 }
 
 impl Net {
@@ -70,6 +80,7 @@ impl Net {
             incoming: Vec::new(),
             has_incoming: false,
             outgoing: Vec::new(),
+            packet: Vec::new(),
         }
     }
 
@@ -105,9 +116,17 @@ impl Net {
         }
         self.outgoing.resize(length, 0);
         chain.readable.read(memory, &mut self.outgoing)?;
-        let checksums = self.features & F_CSUM != 0;
-        if Header::parse(&bytes).apply(&mut self.outgoing, checksums).is_ok() {
-            self.back_end.send(&self.outgoing);
+        let header = Header::parse(&bytes);
+        if header.apply(&mut self.outgoing, self.features).is_err() {
+            return Ok(());
+        }
+        match header.segment_size().filter(|_| !self.back_end.is_local()) {
+            None => self.back_end.send(&self.outgoing),
+            Some(size) => {
+                let Self { back_end, outgoing, packet, .. } = self;
+                // What can't be cut is lost.
+                let _ = segments::cut(outgoing, size, packet, |packet| back_end.send(packet));
+            }
         }
         Ok(())
     }
@@ -150,7 +169,8 @@ impl Net {
     /// Stores the frame in the chains gathered for it, which are just enough.
     fn deliver<M: GuestMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), QueueError> {
         self.has_incoming = false;
-        let header = header::incoming(self.room.len() as u16);
+        let valid = self.features & F_GUEST_CSUM != 0 && self.back_end.is_local();
+        let header = header::incoming(self.room.len() as u16, valid);
         let mut parts = [&header[..], &self.incoming[..]];
         for mut chain in self.room.drain(..) {
             let mut written = 0;
@@ -172,7 +192,7 @@ impl FrontEnd for Net {
 
     fn features(&self) -> u64 {
         let mtu = if self.mtu.is_some() { F_MTU } else { 0 };
-        mtu | F_CSUM | F_MAC | F_MRG_RXBUF | F_STATUS
+        mtu | F_CSUM | F_GUEST_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_MAC | F_MRG_RXBUF | F_STATUS
     }
 
     fn queue_sizes(&self) -> Vec<u16> {

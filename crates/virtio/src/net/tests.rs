@@ -55,6 +55,34 @@ fn checksum_is_completed_where_negotiated() {
 }
 
 #[test]
+fn large_segment_is_cut_unless_the_network_takes_it() {
+    let (mut driver, net) = started(F_CSUM | F_HOST_TSO4);
+    // TCP over IPv4 with 3000 bytes of data, to be cut after each 1448.
+    let mut frame = vec![0; 14 + 20 + 20 + 3000];
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+    (frame[23], frame[46]) = (6, 0x50);
+    let header = [1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0];
+    for (is_local, lengths) in [(true, vec![3054]), (false, vec![1502, 1502, 158])] {
+        net.0.lock().is_local = is_local;
+        driver.submit(TRANSMIT, &[Readable(&header), Readable(&frame)]);
+        let sent = core::mem::take(&mut net.0.lock().sent);
+        assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), lengths);
+    }
+}
+
+#[test]
+fn frames_of_a_local_network_are_right_where_the_driver_wants_to_know() {
+    for (features, is_local, flags) in [(F_GUEST_CSUM, true, 2), (F_GUEST_CSUM, false, 0), (0, true, 0)] {
+        let (mut driver, net) = started(features);
+        net.0.lock().is_local = is_local;
+        net.0.lock().incoming.push_back(b"frame".to_vec());
+        let buffer = driver.submit(RECEIVE, &[Writable(1526)]);
+        assert_eq!(driver.bytes(&buffer, 0)[0], flags);
+    }
+}
+
+#[test]
 fn frame_arrives_in_one_buffer() {
     let (mut driver, net) = started(0);
     let buffer = driver.submit(RECEIVE, &[Writable(12), Writable(1514)]);

@@ -246,6 +246,8 @@ pub struct NetState {
     pub sent: Vec<Vec<u8>>,
     /// Frames for the guest.
     pub incoming: VecDeque<Vec<u8>>,
+    /// Whether it takes large segments, and damages nothing.
+    pub is_local: bool,
 }
 
 /// A network whose other end is the test; clones are the same network.
@@ -262,5 +264,9 @@ impl NetBackend for TestNet {
         let Some(next) = self.0.lock().incoming.pop_front() else { return false };
         frame.extend(next);
         true
+    }
+
+    fn is_local(&self) -> bool {
+        self.0.lock().is_local
     }
 }
