@@ -2,8 +2,7 @@
 
 use super::BlockId;
 
-/// One page: lists short enough to be searched from the front, side by side, because what is looked for
-/// in a page comes in bunches.
+/// One page: short sorted lists side by side, because what is looked for in a page comes in bunches.
 #[derive(Default)]
 pub struct PageCode {
     /// Blocks that were made from bytes of the page.
@@ -22,41 +21,43 @@ const fn halfword(offset: u64) -> u16 {
 impl PageCode {
     /// The block that is entered at an offset.
     pub fn find(&self, offset: u64) -> Option<BlockId> {
-        let offset = halfword(offset);
-        self.offsets.iter().position(|&other| other == offset).map(|place| self.entries[place])
+        self.offsets.binary_search(&halfword(offset)).ok().map(|place| self.entries[place])
     }
 
     /// From now on `block` is the one that is entered at an offset.
     pub fn enter(&mut self, offset: u64, block: BlockId) {
-        let offset = halfword(offset);
-        match self.offsets.iter().position(|&other| other == offset) {
-            Some(place) => self.entries[place] = block,
-            None => {
-                self.offsets.push(offset);
-                self.entries.push(block);
+        match self.offsets.binary_search(&halfword(offset)) {
+            Ok(place) => self.entries[place] = block,
+            Err(place) => {
+                self.offsets.insert(place, halfword(offset));
+                self.entries.insert(place, block);
             }
         }
     }
 
     /// Takes the block away that is entered at an offset, if it is `block`.
     pub fn leave(&mut self, offset: u64, block: BlockId) {
-        let offset = halfword(offset);
-        let is_it = |(&at, &entry): (&u16, &BlockId)| at == offset && entry == block;
-        if let Some(place) = self.offsets.iter().zip(&self.entries).position(is_it) {
-            self.offsets.swap_remove(place);
-            self.entries.swap_remove(place);
+        if let Ok(place) = self.offsets.binary_search(&halfword(offset))
+            && self.entries[place] == block
+        {
+            self.offsets.remove(place);
+            self.entries.remove(place);
         }
     }
 
     /// A link to an offset waits for the block there.
     pub fn wait(&mut self, offset: u64, link: u32) {
-        self.waiting.push((halfword(offset), link));
+        let waiting = (halfword(offset), link);
+        let place = self.waiting.partition_point(|&other| other < waiting);
+        self.waiting.insert(place, waiting);
     }
 
     /// Links that have waited for a block at an offset.
     pub fn waited(&mut self, offset: u64) -> Vec<u32> {
         let offset = halfword(offset);
-        self.waiting.extract_if(.., |&mut (other, _)| other == offset).map(|(_, link)| link).collect()
+        let first = self.waiting.partition_point(|&(other, _)| other < offset);
+        let length = self.waiting[first..].iter().take_while(|&&(other, _)| other == offset).count();
+        self.waiting.drain(first..first + length).map(|(_, link)| link).collect()
     }
 
     /// Links of a block that is gone don't wait any more.
