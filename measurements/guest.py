@@ -1,6 +1,7 @@
 """A guest of Rvisor or of QEMU to measure with: the same kernel and initial RAM disk, those of the image busybox. What
 measures imports it."""
 
+import atexit
 import json
 import os
 import pathlib
@@ -31,6 +32,8 @@ class Guest:
     def __init__(self, who, rvisor_options, qemu_options):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self.process = subprocess.Popen(command(who, rvisor_options, qemu_options), **pipes)
+        # However the measurement ends.
+        atexit.register(self.end)
         self.unread, self.count = b"", 0
         # The shell asks where the cursor is.
         self.expect(rb"[#$] (\x1b\[6n)?$", 300)
