@@ -2,10 +2,10 @@
 //! its guests.
 //!
 //! ```text
-//! header   magic "RVBUNDLE", version, number of guests, length of the file, CRC-32 of settings and records
+//! header   magic "RVBUNDLE", version, number of guests, length of the file, XXH64 of settings and records
 //! settings of the monitor
 //! records  one for each guest
-//! pieces   kernels, initrds and command lines, each at a multiple of 8 bytes
+//! pieces   kernels, initrds and command lines, each at a multiple of 8 bytes, its XXH64 in the record
 //! ```
 //!
 //! All numbers are little-endian. Readers check every length and checksum, that no two guests have one name, and that no
@@ -17,11 +17,12 @@ use alloc::vec::Vec;
 use thiserror::Error;
 
 use crate::MAX_HARTS;
+use crate::checksum::xxh64;
 
 /// First bytes of a bundle.
 pub const MAGIC: &[u8; 8] = b"RVBUNDLE";
 /// The version that this code reads and writes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Bytes of the header.
 const HEADER: usize = 32;
 /// Bytes of the settings.
@@ -309,7 +310,7 @@ pub fn write(bundle: &Bundle<'_>) -> Result<Vec<u8>, BundleError> {
         for piece in guest.pieces() {
             records.extend((end as u64).to_le_bytes());
             records.extend((piece.len() as u64).to_le_bytes());
-            records.extend(u64::from(crc32fast::hash(piece)).to_le_bytes());
+            records.extend(xxh64(piece).to_le_bytes());
             end = (end + piece.len()).next_multiple_of(8);
         }
     }
@@ -318,7 +319,7 @@ pub fn write(bundle: &Bundle<'_>) -> Result<Vec<u8>, BundleError> {
     file.extend(VERSION.to_le_bytes());
     file.extend((guests.len() as u32).to_le_bytes());
     file.extend((end as u64).to_le_bytes());
-    file.extend(u64::from(crc32fast::hash(&records)).to_le_bytes());
+    file.extend(xxh64(&records).to_le_bytes());
     file.extend(records);
     for piece in guests.iter().flat_map(BundledGuest::pieces) {
         file.extend(piece);
@@ -378,7 +379,7 @@ pub fn read(file: &[u8]) -> Result<Bundle<'_>, BundleError> {
     }
     let end = HEADER + SETTINGS + count * RECORD;
     let records = file.get(HEADER..end).ok_or(BundleError::Damaged("its records"))?;
-    if u64::from(crc32fast::hash(records)) != word(file, 24) {
+    if xxh64(records) != word(file, 24) {
         return Err(BundleError::Damaged("its records' checksum"));
     }
     let (settings, records) = records.split_at(SETTINGS);
@@ -404,11 +405,7 @@ fn read_record<'a>(file: &'a [u8], record: &'a [u8]) -> Result<BundledGuest<'a>,
         let end = offset.checked_add(length).filter(|end| *end <= file.len() as u64);
         let end = end.ok_or(BundleError::Damaged("a piece lies outside"))?;
         let bytes = &file[offset as usize..end as usize];
-        if u64::from(crc32fast::hash(bytes)) == checksum {
-            Ok(bytes)
-        } else {
-            Err(BundleError::Damaged("a piece's checksum"))
-        }
+        if xxh64(bytes) == checksum { Ok(bytes) } else { Err(BundleError::Damaged("a piece's checksum")) }
     };
     let field = |index: usize| word(record, NAME + 8 * index);
     let flags = (field(2) >> 32) as u32;

@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod board;
 pub mod boot;
 pub mod bundle;
+mod checksum;
 mod debug;
 pub mod device_tree;
 mod engine;
