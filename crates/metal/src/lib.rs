@@ -25,11 +25,13 @@ mod hardware;
 #[cfg(target_os = "none")]
 mod home;
 pub mod monitor;
+pub mod options;
 pub mod platform;
 pub mod processor;
 pub mod pte;
 pub mod queue;
 pub mod regions;
+pub mod sequence;
 #[cfg(target_os = "none")]
 mod setup;
 pub mod shadow;

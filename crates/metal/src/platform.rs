@@ -75,6 +75,13 @@ impl<'a> Platform<'a> {
         Ok(Self { tree, memory, all_memory, initrd, rtc })
     }
 
+    /// The monitor's own command line.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        let chosen = self.tree.find_node("/chosen").and_then(|node| node.property("bootargs"));
+        chosen.and_then(|words| words.as_str()).unwrap_or_default()
+    }
+
     /// Ids of the harts that may be used.
     pub fn harts(&self) -> impl Iterator<Item = u64> + '_ {
         let is_hart = |node: &FdtNode<'_, '_>| node.name.starts_with("cpu@");

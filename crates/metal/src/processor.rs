@@ -2,6 +2,8 @@
 
 use rvisor_isa::csr::{SSTATUS_MASK, mstatus, satp};
 
+use crate::sequence::Step;
+
 /// Number of an address space in the hardware's TLB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asid {
@@ -30,6 +32,15 @@ impl Entry {
     }
 }
 
+/// A sequence that the trampoline missed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// From the instruction that trapped on.
+    AtTrap,
+    /// From where calls of programs lead.
+    AtCall,
+}
+
 /// What is left of a trap of a guest once its registers are saved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuestTrap {
@@ -39,6 +50,13 @@ pub struct GuestTrap {
     pub value: u64,
     /// `sstatus`.
     pub status: u64,
+    /// A sequence that would have been of use here.
+    pub missing: Option<Missing>,
+}
+
+impl GuestTrap {
+    /// No trap of the guest's: it is to go on where it is.
+    pub const NONE: u64 = 1 << 62;
 }
 
 /// CSRs of a guest that are nothing but bits, by their place in [`Privileged::plain`]: numbers 0x140 to 0x143.
@@ -60,10 +78,8 @@ pub enum Plain {
 pub struct Shortcuts {
     /// System calls reflected.
     pub calls: u64,
-    /// `sret`.
-    pub returns: u64,
-    /// CSR instructions.
-    pub csrs: u64,
+    /// Traps of privileged instructions.
+    pub traps: u64,
 }
 
 /// Privileged state of a guest whose kernel runs in U-mode, as far as the trampoline changes it by itself. It knows
@@ -71,10 +87,16 @@ pub struct Shortcuts {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Privileged {
-    /// `mstatus`, whose field FS is the hardware's while the guest runs.
+    /// `sstatus` without FS, which is the hardware's while the guest runs, and SD.
     pub status: u64,
-    /// Not zero in S-mode.
+    /// The tag in S-mode, zero in U-mode.
     pub supervisor: u64,
+    /// The virtual hart's tag: see `sequence`.
+    pub tag: u64,
+    /// The key of the sequence that calls of programs lead to.
+    pub call_key: u64,
+    /// Its entry, in bytes from the context.
+    pub call_entry: u64,
     /// Where exceptions go: `stvec` without its mode.
     pub vector: u64,
     /// Not zero where an interrupt is pending that only the global enables hold back.
@@ -93,6 +115,10 @@ pub struct Privileged {
     pub status_decided: u64,
     /// Bits of `mstatus` that `sstatus` shows, SD not among them.
     pub status_visible: u64,
+    /// What `sstatus` has of the hardware's: FS, SD.
+    pub status_float: u64,
+    /// Bits of `sstatus` whose change means more than a bit.
+    pub status_watched: u64,
     /// What was done.
     pub counts: Shortcuts,
 }
@@ -102,6 +128,9 @@ impl Default for Privileged {
         Self {
             status: 0,
             supervisor: 0,
+            tag: 0,
+            call_key: 0,
+            call_entry: 0,
             vector: 0,
             held: 0,
             plain: [0; 4],
@@ -111,12 +140,15 @@ impl Default for Privileged {
             status_writable: SSTATUS_WRITABLE,
             status_decided: mstatus::MXR | mstatus::VS,
             status_visible: SSTATUS_MASK & !mstatus::SD,
+            status_float: mstatus::FS | mstatus::SD,
+            status_watched: mstatus::SIE | mstatus::FS | mstatus::VS | mstatus::SUM | mstatus::MXR,
             counts: Shortcuts::default(),
         }
     }
 }
 
-const SSTATUS_WRITABLE: u64 =
+/// What a guest's kernel may write of `sstatus`.
+pub const SSTATUS_WRITABLE: u64 =
     mstatus::SIE | mstatus::SPIE | mstatus::SPP | mstatus::VS | mstatus::FS | mstatus::SUM | mstatus::MXR;
 
 /// Registers of a guest, as the hardware runs them.
@@ -153,6 +185,9 @@ pub trait Processor: Send {
     fn break_reservation(&mut self);
     /// The guest's privileged state for the next entry, where the trampoline may serve traps by itself.
     fn privileged(&mut self) -> &mut Privileged;
+    /// Has the trampoline carry out these steps at once from now on, where they begin; none, where there is nothing to be
+    /// won.
+    fn keep(&mut self, tag: u64, pc: u64, missing: Missing, steps: &[Step]);
     /// Runs the guest in U-mode until it traps. `float` is `sstatus.FS`; `has_shortcuts` tells whether the trampoline
     /// may serve traps.
     fn enter(&mut self, entry: Entry, registers: Registers<'_>, float: u64, has_shortcuts: bool)

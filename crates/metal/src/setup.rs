@@ -140,7 +140,7 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
                 Tables::Stage(Stage::new(&ram, resources.locate))
             } else {
                 let pool = Pool::new(tables(guest.bundled.memory), resources.locate);
-                Tables::Shadow(Shadow::new(pool, resources.window))
+                Tables::Shadow(Shadow::new(pool, resources.window, tasks.len() as u16))
             };
             let task = Task {
                 hart: VirtualHart::new(hart, &guest.vm),

@@ -10,7 +10,8 @@ use rvisor_waist::{Clock, ConsoleBackend};
 
 use crate::arch::Partition;
 use crate::arch::partition::tests::partition;
-use crate::processor::{Asid, Entry, GuestTrap, Privileged, Processor, Registers};
+use crate::processor::{Asid, Entry, GuestTrap, Missing, Privileged, Processor, Registers};
+use crate::sequence::Step;
 use crate::virtualization::{StageEntry, VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap};
 
 /// What the "guest" does when it is entered next.
@@ -30,6 +31,8 @@ pub struct FakeHart {
     pub next_asid: u64,
     pub float: [u64; 32],
     pub privileged: Privileged,
+    /// Sequences that were recorded.
+    pub kept: Vec<(u64, Missing, Vec<Step>)>,
     pub virtual_traps: VecDeque<VirtualTrap>,
     /// What each entry in a virtual mode had as `sstatus.FS`.
     pub float_entries: Vec<u64>,
@@ -45,7 +48,7 @@ pub struct FakeHart {
 impl FakeHart {
     /// The next entry ends in this trap.
     pub fn trap(&mut self, cause: u64, value: u64) {
-        self.act(move |_| GuestTrap { cause, value, status: 0 });
+        self.act(move |_| GuestTrap { cause, value, status: 0, missing: None });
     }
 
     /// The next entry does this.
@@ -101,6 +104,10 @@ impl Processor for FakeHart {
         &mut self.privileged
     }
 
+    fn keep(&mut self, _tag: u64, pc: u64, missing: Missing, steps: &[Step]) {
+        self.kept.push((pc, missing, steps.to_vec()));
+    }
+
     fn enter(&mut self, entry: Entry, mut registers: Registers<'_>, float: u64, _: bool) -> GuestTrap {
         self.entries.push(entry);
         self.time += 1;
@@ -109,7 +116,7 @@ impl Processor for FakeHart {
             // The timer, at the end of the slice.
             None => {
                 self.time = self.timer;
-                GuestTrap { cause: 1 << 63 | 5, value: 0, status: 0 }
+                GuestTrap { cause: 1 << 63 | 5, value: 0, status: 0, missing: None }
             }
         };
         // Floating point stays as it was, unless the act says otherwise.

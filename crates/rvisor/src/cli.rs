@@ -378,6 +378,9 @@ pub struct BundleRun {
     /// Image of the type-1 home; else rvisor-metal.image beside this program or one directory up
     #[arg(long, value_name = "FILE")]
     pub monitor: Option<PathBuf>,
+    /// Words for the monitor itself: sequences=off makes each privileged instruction of a guest trap by itself
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    pub append: String,
     /// The hardware's disk: a file, raw or qcow2, then ,ro for read-only and ,format=raw or ,format=qcow2
     #[arg(long = "disk", value_name = "FILE[,ro][,format=F]")]
     pub disks: Vec<String>,

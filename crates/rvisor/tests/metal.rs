@@ -82,8 +82,9 @@ fn costs() -> PathBuf {
     target.join("riscv64gc-unknown-none-elf/release/costs")
 }
 
-/// What `costs` prints without its counts, alone, as a guest, and as a guest on hardware with the H extension.
-fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 3] {
+/// What `costs` prints without its counts, alone, as a guest, the same without sequences, and as a guest on hardware with the
+/// H extension.
+fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 4] {
     let directory = tempfile::tempdir().expect("a directory");
     let kernel = kernel.to_str().expect("text");
     let description =
@@ -91,8 +92,9 @@ fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 3] {
     let bundle = bundle(directory.path(), &description);
     let mut alone = rvisor(["boot", "--memory", "64M", "--kernel", kernel, "--append", append]);
     let mut deprivileged = run(&bundle, &["--memory", "256M"]);
+    let mut plain = run(&bundle, &["--memory", "256M", "--append", "sequences=off"]);
     let mut virtualized = run(&bundle, &["--memory", "256M", "--extensions", "h"]);
-    [&mut alone, &mut deprivileged, &mut virtualized].map(|command| {
+    [&mut alone, &mut deprivileged, &mut plain, &mut virtualized].map(|command| {
         let text = finish(command, b"", LIMIT).text();
         let lines = text.lines().filter_map(|line| line.split_once("costs: "));
         let lines = lines.map(|(_, words)| words.rsplit_once(' ').map_or(words, |(words, _)| words));
@@ -106,9 +108,9 @@ fn guest_computes_and_traps_as_it_does_alone() {
     // Random instructions on CSRs, and their sum; then all that traps. The last word of a line is dropped.
     for (operation, lines) in [("csrs", 2), ("null", 1), ("fault", 1), ("switch", 1), ("timer", 1)] {
         let append = format!("costs={operation},300");
-        let [alone, deprivileged, virtualized] = costs_alone_and_as_guest(&kernel, &append);
+        let [alone, deprivileged, plain, virtualized] = costs_alone_and_as_guest(&kernel, &append);
         assert_eq!((&alone, alone.lines().count()), (&deprivileged, lines), "{operation}");
-        assert_eq!(alone, virtualized, "{operation}");
+        assert_eq!((&alone, &alone), (&plain, &virtualized), "{operation}");
     }
 }
 
@@ -184,7 +186,8 @@ fn prompt_lists_pauses_and_stops_guests() {
         ("pause two\rlist\r", "two              paused"),
         ("stop\r", "stop which guest"),
         ("start later\r", "[later] kernel passed"),
-        ("stats one\r", "one: "),
+        ("stats one\r", "world switches: "),
+        ("", "one: the monitor's time, in microseconds: "),
         ("fly\r", "no command is called fly"),
         ("console one\r", "keyboard: one"),
     ] {
@@ -196,4 +199,35 @@ fn prompt_lists_pauses_and_stops_guests() {
     terminal.send("poweroff\r");
     terminal.expect("guest two: powered off", LIMIT);
     assert!(terminal.end(LIMIT).success());
+}
+/// What a Linux guest prints of its own work, and how many traps of privileged instructions the trampoline served.
+fn work_of_linux(bundle: &Path, words: &str) -> (Vec<String>, u64) {
+    let text = finish(&mut run(bundle, &["--memory", "384M", "--append", words]), b"", LIMIT).text();
+    let work =
+        text.lines().filter_map(|line| line.split_once("work:_")).map(|(_, rest)| rest.trim().to_owned());
+    let traps = text.lines().find_map(|line| {
+        let (_, rest) = line.split_once("without one: ")?;
+        rest.split(", ").nth(1)?.split(' ').next()?.parse().ok()
+    });
+    (work.collect(), traps.unwrap_or_else(|| panic!("{words:?} has no counts:\n{text}")))
+}
+
+#[test]
+fn linux_does_the_same_with_and_without_sequences() {
+    finish(&mut rvisor(["pull", "busybox"]), b"", 3 * LIMIT).assert(0, "busybox\n");
+    let directory = tempfile::tempdir().expect("a directory");
+    // Processes, pipes, signals, floating point, files.
+    let script = "mount -t devtmpfs dev /dev; m() { sed s/^/work:_/; }; \
+                  for i in 1 2 3 4 5 6 7 8 9; do echo $i | md5sum | cut -c 1-8; done | md5sum | m; \
+                  md5sum /bin/busybox | m; sleep 100 & kill $!; wait $!; echo killed $? | m; \
+                  awk 'BEGIN{for(i=1;i<5000;i++)s+=1/i;print s}' | m; \
+                  dd if=/dev/zero bs=1k count=300 2>/dev/null | gzip | gunzip | wc -c | m; poweroff -f";
+    let description = format!(
+        "[[guest]]\nname = 'g'\nimage = 'busybox'\nmemory = '128M'\nappend = '''rdinit=/bin/busybox -- sh -c \"{script}\"'''\n"
+    );
+    let bundle = bundle(directory.path(), &description);
+    let (on, few) = work_of_linux(&bundle, "");
+    let (off, many) = work_of_linux(&bundle, "sequences=off");
+    assert_eq!((on.len(), &on), (5, &off));
+    assert!(few < many, "{few} traps with sequences, {many} without");
 }

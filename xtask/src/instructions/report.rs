@@ -26,7 +26,7 @@ impl Figure {
         let before = |words: &str| number_before(line, words);
         self.switches = before(" world switches").unwrap_or(0);
         let shortcuts = line.split_once("without one:").map_or("", |(_, rest)| rest);
-        self.shortcuts = [" calls", " returns", " CSR instructions"]
+        self.shortcuts = [" calls", " privileged instructions"]
             .iter()
             .filter_map(|words| number_before(shortcuts, words))
             .sum();
@@ -87,8 +87,8 @@ mod tests {
     use super::*;
 
     const LINE: &str = "rvisor: guest g: powered off after 16 ms of processor time; 38 world switches: 7 privileged \
-                        instructions, 25 calls, 5 page faults, 1 interrupts; without one: 101 calls, 100 returns, \
-                        1114 CSR instructions, 5 shadow pages filled";
+                        instructions, 25 calls, 5 page faults, 1 interrupts; without one: 101 calls, \
+                        1214 privileged instructions, 5 shadow pages filled";
 
     #[test]
     fn counts_are_read_from_the_monitors_line() {

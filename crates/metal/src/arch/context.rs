@@ -1,8 +1,9 @@
 //! What the trampoline keeps for each physical hart while a guest runs on it.
 
 use crate::processor::Privileged;
+use crate::sequence::{CODE_WORDS, ENTRIES, Entry};
 
-/// A page of its own in the window. The trampoline knows the fields by their offsets.
+/// Pages of its own in the window. The trampoline knows the fields by their offsets.
 #[repr(C, align(4096))]
 #[derive(Default)]
 pub struct HartContext {
@@ -34,6 +35,44 @@ pub struct HartContext {
     pub index: u64,
     /// Not zero where `satp` needs a full `sfence.vma` behind it: the harts have no ASIDs.
     pub flush: u64,
+    /// The window's slot, as an address shifted right by 30 bits.
+    pub window_slot: i64,
+    /// Not zero where sequences are made.
+    pub sequences: u64,
+    /// The key of a sequence that has been missing often.
+    pub wanted: u64,
+    /// What routines of sequences save: where they return to, or t3 at a fault.
+    pub link: u64,
+    /// The same: `sstatus` before.
+    pub old_status: u64,
     /// The guest's privileged state, where the trampoline may serve traps by itself.
     pub privileged: Privileged,
+    /// Sequences by their keys: from the second page on.
+    pub table: Table,
+    /// Their code.
+    pub code: Code,
 }
+
+/// Where to find a sequence.
+#[repr(C, align(4096))]
+pub struct Table(pub [Entry; ENTRIES]);
+
+impl Default for Table {
+    fn default() -> Self {
+        Self([Entry::EMPTY; ENTRIES])
+    }
+}
+
+/// Executable in the window, and writable where the monitor has its heap.
+#[repr(C, align(4096))]
+pub struct Code(pub [u32; CODE_WORDS]);
+
+impl Default for Code {
+    fn default() -> Self {
+        Self([0; CODE_WORDS])
+    }
+}
+
+// The trampoline reaches fields with 12 bits, the table with one `lui`.
+const _: () = assert!(core::mem::offset_of!(HartContext, table) == 4096);
+const _: () = assert!(size_of::<HartContext>() < super::layout::CONTEXT_SPACE as usize);

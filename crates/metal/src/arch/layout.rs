@@ -6,7 +6,8 @@
 //! upper half        the window, repeated in each of the 256 slots of 1 GiB
 //! ```
 //!
-//! The window is what a shadow table needs of the monitor: the trampoline's page and the contexts of the harts.
+//! The window is what a shadow table needs of the monitor: the trampoline's page and the contexts of the harts,
+//! with the code of their sequences.
 //! A shadow table has it in one slot of its upper half; wherever that is, the monitor's own table has it too.
 
 use crate::address::MachineAddress;
@@ -36,10 +37,16 @@ pub const fn window(slot: usize) -> u64 {
     ((slot as u64) << 55).cast_signed().wrapping_shr(25) as u64
 }
 
+/// Where the trampoline is, in bytes from the window's start. The page before it isn't mapped: what is less than a page
+/// from an address of the guest's isn't the monitor's.
+pub const TRAMPOLINE: u64 = 4096;
+/// Bytes for a hart's context: not all of them are mapped.
+pub const CONTEXT_SPACE: u64 = 128 << 10;
+
 /// Where a hart's context is, in bytes from the window's start. The trampoline comes first.
 #[must_use]
 pub const fn context_offset(hart: usize) -> u64 {
-    4096 * (1 + hart as u64)
+    CONTEXT_SPACE * (1 + hart as u64)
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@
 mod assembly;
 #[cfg(target_os = "none")]
 pub mod console;
-#[cfg(target_os = "none")]
-mod context;
+pub(crate) mod context;
 mod frames;
 #[cfg(target_os = "none")]
 mod heap;

@@ -1,8 +1,10 @@
 //! The monitor's own page tables (Sv39): each page is writable or executable, never both.
 
+use core::mem::offset_of;
 use core::ops::Range;
 
 use super::assembly as asm;
+use super::context::HartContext;
 use super::layout::{self, DIRECT_MAP_SIZE, IMAGE_BASE, MONITOR_ASID, WINDOW_SLOTS};
 use crate::address::MachineAddress;
 use crate::pte::Pte;
@@ -120,10 +122,15 @@ impl AddressSpace {
     /// in every slot of the upper half. Returns the entry that a shadow root needs in one of its slots.
     pub fn map_window(&mut self, code: MachineAddress, contexts: &[MachineAddress]) -> Pte {
         let first = WINDOW_SLOTS.start;
-        self.map_one(layout::window(first), Pte::leaf(code, Pte::R | Pte::X), 0);
+        self.map_one(layout::window(first) + layout::TRAMPOLINE, Pte::leaf(code, Pte::R | Pte::X), 0);
+        let (code, end) = (offset_of!(HartContext, code) as u64, size_of::<HartContext>() as u64);
         for (hart, context) in contexts.iter().enumerate() {
             let address = layout::window(first) + layout::context_offset(hart);
-            self.map_one(address, Pte::leaf(*context, Pte::R | Pte::W), 0);
+            // Page by page: a large one would have the space behind in it.
+            for offset in (0..end).step_by(PAGE as usize) {
+                let rights = if offset < code { Pte::R | Pte::W } else { Pte::R | Pte::X };
+                self.map_one(address + offset, Pte::leaf(context.offset(offset), rights), 0);
+            }
         }
         let root = self.root;
         let table = self.table(root);

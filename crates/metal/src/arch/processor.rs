@@ -2,12 +2,16 @@
 
 use alloc::boxed::Box;
 
+use rvisor_isa::Exception;
+use rvisor_isa::csr::mstatus;
+
 use super::assembly as asm;
 use super::context::HartContext;
 use super::hypervisor;
 use super::layout;
 use super::sbi;
-use crate::processor::{Asid, Entry, GuestTrap, Privileged, Processor, Registers};
+use crate::processor::{Asid, Entry, GuestTrap, Missing, Privileged, Processor, Registers};
+use crate::sequence::{Cache, Routines, Step};
 
 const SPIE: u64 = 1 << 5;
 /// `sie`: software, timer and external interrupts of S-mode.
@@ -26,6 +30,8 @@ pub struct Features {
     pub hypervisor: bool,
     /// Traps may be served in the trampoline.
     pub shortcuts: bool,
+    /// Sequences are made: see `crate::sequence`.
+    pub sequences: bool,
     /// A and D are set by the hardware, if enabled.
     pub svadu: bool,
 }
@@ -35,6 +41,7 @@ pub struct PhysicalHart {
     index: usize,
     pub(super) context: Box<HartContext>,
     features: Features,
+    sequences: Cache,
     next_asid: u64,
     generation: u64,
     pub(super) vmids: Vmids,
@@ -58,6 +65,7 @@ impl PhysicalHart {
         context.index = index as u64;
         context.return_address = &raw const asm::guest_trapped as u64;
         context.flush = u64::from(features.asid_bits == 0);
+        context.sequences = u64::from(features.sequences);
         // SAFETY: interrupts are looked for, not taken: `sstatus.SIE` stays clear in the monitor.
         unsafe {
             asm::write_sie(INTERRUPTS);
@@ -66,7 +74,18 @@ impl PhysicalHart {
         }
         let (vmid_bits, guest_timer) = if features.hypervisor { hypervisor::set_up() } else { (0, false) };
         let vmids = Vmids::default();
-        Self { index, context, features, next_asid: 1, generation: 0, vmids, vmid_bits, guest_timer }
+        let sequences = sequences(index);
+        Self {
+            index,
+            context,
+            features,
+            sequences,
+            next_asid: 1,
+            generation: 0,
+            vmids,
+            vmid_bits,
+            guest_timer,
+        }
     }
 
     /// Sleeps until an interrupt, or `deadline` in ticks.
@@ -141,6 +160,15 @@ impl Processor for PhysicalHart {
         &mut self.context.privileged
     }
 
+    fn keep(&mut self, tag: u64, pc: u64, missing: Missing, steps: &[Step]) {
+        let context = &mut *self.context;
+        let is_call = missing == Missing::AtCall;
+        self.sequences.add(&mut context.table.0, &mut context.code.0, (tag, pc, is_call), steps);
+        // The code is executed where the window shows it.
+        asm::fence_instructions();
+    }
+
+    #[inline]
     fn enter(
         &mut self,
         entry: Entry,
@@ -149,7 +177,7 @@ impl Processor for PhysicalHart {
         has_shortcuts: bool,
     ) -> GuestTrap {
         let window = layout::window(entry.window);
-        let offset = |symbol: *const u8| symbol as u64 - &raw const asm::trampoline as u64;
+        let offset = |symbol: *const u8| in_window(symbol);
         let vector = if has_shortcuts && self.features.shortcuts {
             &raw const asm::trampoline_shortcuts
         } else {
@@ -157,7 +185,10 @@ impl Processor for PhysicalHart {
         };
         let context = &mut *self.context;
         context.pc = *registers.pc;
-        context.status = SPIE | float;
+        // SUM: in U-mode it means nothing; the trampoline reads and writes what the guest may.
+        context.status = SPIE | mstatus::SUM | float;
+        context.window_slot = window.cast_signed() >> 30;
+        context.wanted = 0;
         context.guest_satp = entry.satp();
         context.guest_stvec = window + offset(vector);
         let enter = window + offset(&raw const asm::trampoline_enter);
@@ -168,8 +199,54 @@ impl Processor for PhysicalHart {
         unsafe { asm::enter_guest(in_window, enter, context, registers.x) };
         registers.x[0] = 0;
         *registers.pc = self.context.pc;
-        GuestTrap { cause: self.context.cause, value: self.context.value, status: self.context.status }
+        let HartContext { cause, value, status, .. } = *self.context;
+        if status & mstatus::SPP != 0 {
+            return self.sequence_fault(in_window, registers, status);
+        }
+        let missing = match (self.context.wanted, cause == Exception::IllegalInstruction.code()) {
+            (0, _) => None,
+            (_, true) => Some(Missing::AtTrap),
+            (_, false) => Some(Missing::AtCall),
+        };
+        GuestTrap { cause, value, status, missing }
     }
+}
+
+impl PhysicalHart {
+    #[cold]
+    #[inline(never)]
+    /// A sequence's access to memory has faulted. What the guest did before is done; it is to do this access by itself.
+    fn sequence_fault(&mut self, context: u64, registers: Registers<'_>, status: u64) -> GuestTrap {
+        const T3: usize = 28;
+        let at = self.context.pc.wrapping_sub(context).cast_signed();
+        let Some((pc, compares)) = self.sequences.fault(&mut self.context.table.0, at) else {
+            panic!("trap {:#x} in the trampoline at {:#x}", self.context.cause, self.context.pc);
+        };
+        if !compares {
+            registers.x[T3] = self.context.link;
+        }
+        *registers.pc = pc;
+        GuestTrap { cause: GuestTrap::NONE, value: 0, status, missing: None }
+    }
+}
+
+/// Where the trampoline has a symbol, in bytes from the window's start.
+fn in_window(symbol: *const u8) -> u64 {
+    layout::TRAMPOLINE + (symbol as u64 - &raw const asm::trampoline as u64)
+}
+
+/// No sequences yet, for the hart with this index.
+fn sequences(index: usize) -> Cache {
+    let from_context = |symbol| in_window(symbol).wrapping_sub(layout::context_offset(index)).cast_signed();
+    let routines = Routines {
+        status: from_context(&raw const asm::sequence_status),
+        leave: from_context(&raw const asm::sequence_return),
+        refuse: from_context(&raw const asm::sequence_refused),
+        stale: from_context(&raw const asm::sequence_stale),
+        fault: from_context(&raw const asm::sequence_fault),
+    };
+    let nothing = [&raw const asm::sequence_nothing, &raw const asm::sequence_nothing_at_call];
+    Cache::new(core::mem::offset_of!(HartContext, code) as i64, routines, nothing.map(from_context))
 }
 
 /// Asks the hart what it has, before any guest runs. `isa` tells whether the firmware says that it has an
@@ -192,6 +269,7 @@ pub fn probe(isa: impl Fn(&str) -> bool) -> Features {
         sstc: isa("sstc") && asm::probe_csr::<STIMECMP>().is_some(),
         hypervisor: asm::probe_csr::<HSTATUS>().is_some(),
         svadu: isa("svadu"),
+        sequences: false,
         // Without ASIDs, each change of spaces needs more than a write of `satp`.
         shortcuts: asids != 0,
     }

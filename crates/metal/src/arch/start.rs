@@ -23,6 +23,7 @@ use crate::address::MachineAddress;
 use crate::driver::plic::Plic;
 use crate::hardware::Found;
 use crate::home::{self, Home, say};
+use crate::options::Options;
 use crate::platform::{Platform, PlatformError};
 use crate::pte::Pte;
 use crate::setup;
@@ -114,7 +115,11 @@ fn start(
     // SAFETY: the tables map the image where it is, and everything the monitor has used so far.
     unsafe { asm::write_satp(satp) };
     asm::fence_all();
-    let features = probe(|name| platform.has_extension(name));
+    let mut features = probe(|name| platform.has_extension(name));
+    let options = Options::read(platform.command_line(), |word| {
+        say(format_args!("the command line's {word:?} says nothing to the monitor; leave it out"));
+    });
+    features.sequences = features.shortcuts && options.sequences;
     describe(&platform, &features, ids.len());
 
     let clock = Arc::new(HardwareClock { epoch: read_clock(&platform) });

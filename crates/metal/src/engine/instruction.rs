@@ -61,7 +61,7 @@ pub(super) const fn is_system(op: Op) -> bool {
 }
 
 /// The instruction at the program counter; a compressed one is zero-extended.
-fn fetch(hart: &mut Hart, outside: &Outside<'_>) -> Result<u32, Trap> {
+pub(super) fn fetch(hart: &mut Hart, outside: &Outside<'_>) -> Result<u32, Trap> {
     let pc = hart.pc;
     let low = fetch_half(hart, outside, pc)?;
     let high = if low & 3 == 3 { fetch_half(hart, outside, pc.wrapping_add(2))? } else { 0 };

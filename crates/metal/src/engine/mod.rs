@@ -13,6 +13,7 @@ mod fault;
 mod float;
 mod instruction;
 mod privileged;
+mod record;
 mod slice;
 mod statistics;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use rvisor_isa::{Exception, Privilege};
 use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 
 use crate::arch::Partition;
-use crate::processor::{GuestTrap, Processor, Registers};
+use crate::processor::{GuestTrap, Missing, Processor, Registers};
 use crate::shadow::{Key, Page, Shadow, View};
 pub use choice::{AnyEngine, Tables};
 use float::Float;
@@ -83,6 +84,7 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             }
             // Before the hart looks at its timer: what passes in between interrupts the guest at once.
             let now = self.processor.now();
+            self.slice.end_of_service(now);
             hart.take_pending_interrupt(outside);
             if self.slice.is_over(now) {
                 return Exit::Budget;
@@ -91,10 +93,22 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             let guest = hart.timer_deadline().filter(|deadline| *deadline > now);
             self.slice.set_timer(guest, self.processor);
             let trap = self.enter(hart, outside);
+            self.slice.begin(trap.cause, self.processor.now());
             let trapped =
                 Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
             self.filled = None;
-            let exit = self.handle(hart, outside, &trap);
+            let recorded = match trap.missing {
+                Some(Missing::AtTrap) => self.record(hart, outside, Missing::AtTrap),
+                _ => None,
+            };
+            let mut exit = match recorded {
+                Some(exit) => exit,
+                None => self.handle(hart, outside, &trap),
+            };
+            if trap.missing == Some(Missing::AtCall) {
+                // A program's call itself doesn't leave the engine.
+                exit = self.record(hart, outside, Missing::AtCall).flatten();
+            }
             if let Some(trace) = &mut self.trace {
                 trace.step(&trapped, self.filled.as_ref(), exit.as_ref(), hart);
             }
@@ -112,7 +126,8 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         let is_lent = self.trace.is_none() && privileged::may_be_lent(hart);
         if is_lent {
             let roots = self.shadow.roots(key, &entry, self.processor);
-            privileged::lend(hart, outside, roots, self.float.is_live(), self.processor.privileged());
+            let tag = self.shadow.tag();
+            privileged::lend(hart, outside, roots, tag, self.float.is_live(), self.processor.privileged());
         }
         let registers = Registers { x: &mut hart.x, pc: &mut hart.pc };
         let trap = self.processor.enter(entry, registers, float, is_lent);
@@ -126,7 +141,11 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         trap
     }
 
+    #[inline]
     fn handle(&mut self, hart: &mut Hart, outside: &Outside<'_>, trap: &GuestTrap) -> Option<Exit> {
+        if trap.cause == GuestTrap::NONE {
+            return None;
+        }
         if let Err(exit) = self.slice.note(trap.cause, self.processor) {
             return exit;
         }

@@ -5,26 +5,33 @@ use rvisor_isa::Privilege;
 use rvisor_isa::csr::{mstatus, mtvec};
 
 use super::Outside;
-use crate::processor::{Plain, Privileged, Shortcuts};
+use crate::processor::{Plain, Privileged, SSTATUS_WRITABLE, Shortcuts};
+use crate::sequence;
 
 /// Whether the trampoline's short ways hold: they know nothing of vectors.
 pub fn may_be_lent(hart: &Hart) -> bool {
     hart.csr.mstatus & mstatus::VS == 0
 }
 
-/// The state for the trampoline. `roots` are the spaces of the guest's address space.
+/// The state for the trampoline. `roots` are the spaces of the guest's address space, `tag` is the
+/// virtual hart's.
+#[inline]
 pub fn lend(
     hart: &mut Hart,
     outside: &Outside<'_>,
     roots: [u64; 3],
+    tag: u64,
     float_live: bool,
     privileged: &mut Privileged,
 ) {
     privileged.held = hart.is_interrupt_held_back(outside).into();
     let csr = &hart.csr;
-    privileged.status = csr.mstatus;
-    privileged.supervisor = u64::from(hart.privilege == Privilege::Supervisor);
+    privileged.status = csr.mstatus & privileged.status_visible & !mstatus::FS;
+    privileged.supervisor = if hart.privilege == Privilege::Supervisor { tag } else { 0 };
     privileged.vector = csr.stvec & mtvec::BASE;
+    privileged.tag = tag;
+    privileged.call_key = sequence::key(tag, privileged.vector, true);
+    privileged.call_entry = sequence::entry_offset(privileged.vector, true);
     privileged.plain[Plain::Scratch as usize] = csr.sscratch;
     privileged.plain[Plain::Epc as usize] = csr.sepc;
     privileged.plain[Plain::Cause as usize] = csr.scause;
@@ -35,9 +42,11 @@ pub fn lend(
 }
 
 /// Takes the state back; `status` is the hardware's `sstatus`.
+#[inline]
 pub fn take_back(hart: &mut Hart, privileged: &Privileged, status: u64) {
     let csr = &mut hart.csr;
-    csr.mstatus = privileged.status & !mstatus::FS | status & mstatus::FS;
+    let bits = SSTATUS_WRITABLE & !mstatus::FS;
+    csr.mstatus = csr.mstatus & !SSTATUS_WRITABLE | privileged.status & bits | status & mstatus::FS;
     csr.sscratch = privileged.plain[Plain::Scratch as usize];
     csr.sepc = privileged.plain[Plain::Epc as usize];
     csr.scause = privileged.plain[Plain::Cause as usize];

@@ -16,13 +16,15 @@ pub(super) struct Slice {
     timer: Option<u64>,
     /// The hardware's count of instructions when the virtual hart's was zero.
     retired: Option<u64>,
+    /// What the monitor is serving, and since when, in ticks.
+    serving: Option<(usize, u64)>,
     pub statistics: Statistics,
 }
 
 impl Slice {
     /// One that ends at `end` ticks at the latest.
     pub fn until(end: u64) -> Self {
-        Self { end, timer: None, retired: None, statistics: Statistics::default() }
+        Self { end, timer: None, retired: None, serving: None, statistics: Statistics::default() }
     }
 
     /// Whether it is over.
@@ -45,6 +47,21 @@ impl Slice {
         let now = processor.retired();
         let start = *self.retired.get_or_insert(now.wrapping_sub(hart.retired));
         hart.retired = now.wrapping_sub(start);
+    }
+
+    /// The guest has trapped at `now`: what follows is for this cause.
+    pub fn begin(&mut self, cause: u64, now: u64) {
+        let slot = if cause & mcause::INTERRUPT != 0 { Statistics::INTERRUPT } else { cause as usize };
+        self.serving = Some((slot, now));
+    }
+
+    /// The guest is about to be entered.
+    pub fn end_of_service(&mut self, now: u64) {
+        if let Some((slot, since)) = self.serving.take()
+            && let Some(ticks) = self.statistics.ticks.get_mut(slot)
+        {
+            *ticks += now.wrapping_sub(since);
+        }
     }
 
     /// Counts a trap, and carries it out if it is an interrupt of the hardware: then `Err` says whether the guest is left.

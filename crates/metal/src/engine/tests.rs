@@ -31,7 +31,7 @@ impl Test {
         hart.hart.pc = BASE.0;
         hart.hart.csr.stvec = HANDLER;
         let pool = Pool::new(LEAST_TABLES, |_| crate::address::MachineAddress(0x9000_0000));
-        Self { vm, hart, shadow: Shadow::new(pool, Pte::default()), processor: FakeHart::default() }
+        Self { vm, hart, shadow: Shadow::new(pool, Pte::default(), 0), processor: FakeHart::default() }
     }
 
     fn run(&mut self) -> Exit {
@@ -78,6 +78,71 @@ fn instruction_is_fetched_where_the_hardware_does_not_tell_it() {
     test.processor.trap(CAUSE_ILLEGAL, 0);
     test.run();
     assert_eq!(test.hart.hart.csr.sscratch, 9);
+}
+
+#[test]
+fn missing_sequence_is_recorded_up_to_its_last_privileged_instruction() {
+    // csrrw x5, sscratch, x6; csrrs x7, sepc, x0; addi x8, x7, 1; jalr x0, x1
+    let code = [0x1403_12f3, 0x1410_23f3, 0x0013_8413, 0x0000_8067u32];
+    for missing in [Missing::AtTrap, Missing::AtCall] {
+        let mut test = Test::new();
+        let start = if missing == Missing::AtTrap { BASE.0 } else { HANDLER };
+        for (index, bits) in code.into_iter().enumerate() {
+            test.vm.memory().store(GuestPhysical(start + 4 * index as u64), bits).unwrap();
+        }
+        test.hart.hart.csr.sscratch = 7;
+        test.hart.hart.csr.sepc = 0x1234;
+        let cause = match missing {
+            Missing::AtTrap => CAUSE_ILLEGAL,
+            Missing::AtCall => {
+                test.hart.hart.privilege = Privilege::User;
+                CAUSE_CALL
+            }
+        };
+        let bits = code[0].into();
+        test.processor.act(move |_| GuestTrap { cause, value: bits, status: 0, missing: Some(missing) });
+        test.run();
+        let [(pc, kept, steps)] = &test.processor.kept[..] else { panic!("{:?}", test.processor.kept) };
+        assert_eq!((*pc, *kept), (start, missing));
+        // What comes behind is the guest's to do.
+        assert_eq!(steps.iter().map(|step| step.bits).collect::<alloc::vec::Vec<_>>(), code[..2]);
+        let hart = &test.hart.hart;
+        assert_eq!((hart.pc, hart.x[5], hart.x[7]), (start + 8, 7, hart.csr.sepc));
+    }
+}
+
+#[test]
+fn instruction_that_is_in_no_sequence_is_carried_out_alone() {
+    // csrrw x0, sie, x6
+    let mut test = Test::new();
+    test.vm.memory().store(BASE, 0x1043_1073u32).unwrap();
+    test.hart.hart.x[6] = mip::SSIP;
+    let missing = Some(Missing::AtTrap);
+    test.processor.act(move |_| GuestTrap { cause: CAUSE_ILLEGAL, value: 0x1043_1073, status: 0, missing });
+    test.run();
+    assert_eq!((test.hart.hart.pc, test.hart.hart.csr.mie), (BASE.0 + 4, mip::SSIP));
+    assert_eq!(test.processor.kept, [(BASE.0, Missing::AtTrap, alloc::vec::Vec::new())]);
+}
+
+#[test]
+fn sequence_that_faults_leaves_the_guest_where_it_is() {
+    let mut test = Test::new();
+    test.processor.act(|_| GuestTrap { cause: GuestTrap::NONE, value: 0, status: 0, missing: None });
+    test.run();
+    assert_eq!((test.hart.hart.pc, test.hart.hart.csr.scause), (BASE.0, 0));
+}
+
+#[test]
+fn time_is_counted_for_the_cause() {
+    let mut slice = Slice::until(1000);
+    for (cause, begin, end) in
+        [(CAUSE_ILLEGAL, 5, 9), (1 << 63 | 5, 10, 11), (CAUSE_CALL, 20, 50), (u64::MAX >> 1, 60, 70)]
+    {
+        slice.begin(cause, begin);
+        slice.end_of_service(end);
+        slice.end_of_service(end + 5);
+    }
+    assert_eq!(slice.statistics.service(), [4, 30, 0, 1, 0]);
 }
 
 #[test]
@@ -156,12 +221,12 @@ fn floating_point_registers_come_and_go_with_the_guest() {
     let mut test = Test::new();
     test.hart.hart.csr.mstatus |= mstatus::FS_CLEAN;
     test.hart.hart.f[3] = 33;
-    test.processor.act(|_| GuestTrap { cause: CAUSE_CALL, value: 0, status: mstatus::FS });
+    test.processor.act(|_| GuestTrap { cause: CAUSE_CALL, value: 0, status: mstatus::FS, missing: None });
     assert_eq!(test.run(), Exit::SbiCall);
     assert_eq!(test.processor.float[3], 33);
     assert_eq!(test.hart.hart.csr.mstatus & mstatus::FS, mstatus::FS);
     test.processor.float[3] = 44;
-    test.processor.act(|_| GuestTrap { cause: CAUSE_CALL, value: 0, status: mstatus::FS });
+    test.processor.act(|_| GuestTrap { cause: CAUSE_CALL, value: 0, status: mstatus::FS, missing: None });
     test.run();
     // The hart's own were loaded again.
     assert_eq!(test.hart.hart.f[3], 33);

@@ -76,12 +76,14 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
                 return Exit::Budget;
             }
             let now = self.processor.now();
+            self.slice.end_of_service(now);
             if self.slice.is_over(now) {
                 return Exit::Budget;
             }
             let is_due = self.set_timer(hart, now);
             self.inject(hart, outside, is_due);
             let trap = self.enter(hart);
+            self.slice.begin(trap.cause, self.processor.now());
             let trapped =
                 Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
             let exit = self.handle(hart, outside, &trap);

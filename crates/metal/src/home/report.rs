@@ -86,6 +86,12 @@ impl Home {
             read / 1024,
             written / 1024,
         ));
+        let microseconds = sum.service().map(|ticks| ticks * 1000 / MILLISECOND);
+        let [instructions, calls, page_faults, interrupts, rest] = microseconds;
+        say(format_args!(
+            "{name}: the monitor's time, in microseconds: {instructions} for privileged instructions, {calls} for calls, \
+             {page_faults} for page faults, {interrupts} for interrupts, {rest} for others"
+        ));
     }
 
     /// Says what the physical harts do.

@@ -26,6 +26,7 @@ pub use stage::Stage;
 
 use crate::processor::{Asid, Entry, Processor};
 use crate::pte::Pte;
+use crate::sequence;
 
 /// Spaces that are kept.
 const SPACES: usize = 48;
@@ -52,14 +53,17 @@ pub struct Shadow {
     known: Option<Known>,
     /// The physical hart whose TLB knows the spaces' ASIDs.
     processor: usize,
+    /// See [`sequence`].
+    tag: u64,
     /// How often a page was filled.
     pub fills: u64,
 }
 
 impl Shadow {
-    /// No space yet. `window` is the entry that leads to the monitor's window.
-    pub fn new(pool: Pool, window: Pte) -> Self {
+    /// No space yet. `window` is the entry that leads to the monitor's window; `number` is the virtual hart's among all.
+    pub fn new(pool: Pool, window: Pte, number: u16) -> Self {
         Self {
+            tag: sequence::tag(number),
             pool,
             spaces: Vec::new(),
             window,
@@ -135,6 +139,12 @@ impl Shadow {
         let asid = space.asid.filter(|asid| asid.generation == generation && space.window() == window)?;
         let root = self.root(space);
         Some((Entry { root, asid: asid.number, window }.satp(), place))
+    }
+
+    /// The virtual hart's tag: what keeps its sequences apart from others'.
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        self.tag
     }
 
     fn root(&self, space: &Space) -> u64 {

@@ -10,7 +10,7 @@ const USER: Key =
 const KERNEL: Key = Key { view: View { supervisor: true, ..USER.view }, ..USER };
 
 fn shadow(tables: u32) -> Shadow {
-    Shadow::new(Pool::new(tables, |_| POOL), WINDOW)
+    Shadow::new(Pool::new(tables, |_| POOL), WINDOW, 0)
 }
 
 fn page(address: u64) -> Page {

@@ -47,7 +47,7 @@ fn find_monitor() -> anyhow::Result<PathBuf> {
 
 fn run_hosted(options: &BundleRun, monitor: &Path, bundle: &[u8]) -> anyhow::Result<ExitCode> {
     let kernel = read_file(monitor, "monitor's image")?;
-    let program = Program::Linux { kernel: &kernel, initrd: Some(bundle), command_line: "" };
+    let program = Program::Linux { kernel: &kernel, initrd: Some(bundle), command_line: &options.append };
     let serial = Stream::new();
     let machine = MachineConfig {
         harts: options.size.cpus.get() as usize,
@@ -121,6 +121,9 @@ fn qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<Command> {
         command.args(["-netdev", &user, "-device", "virtio-net-device,netdev=network"]);
     }
     command.arg("-kernel").arg(monitor).arg("-initrd").arg(&options.bundle);
+    if !options.append.is_empty() {
+        command.args(["-append", &options.append]);
+    }
     Ok(command)
 }
 

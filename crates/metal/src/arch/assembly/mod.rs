@@ -13,6 +13,7 @@ use rvisor_isa::csr::mstatus;
 use super::context::HartContext;
 use super::layout::{DIRECT_MAP, IMAGE_BASE};
 use crate::processor::Plain;
+use crate::sequence::{ENTRIES, Entry, MISSES};
 
 global_asm!(
     concat!(
@@ -23,6 +24,7 @@ global_asm!(
         include_str!("start.s"),
         include_str!("trampoline.s"),
         include_str!("shortcuts.s"),
+        include_str!("sequences.s"),
         include_str!("hypervisor.s"),
         include_str!("float.s"),
         ".option pop\n",
@@ -57,8 +59,20 @@ global_asm!(
     status_decided = const core::mem::offset_of!(HartContext, privileged.status_decided),
     status_visible = const core::mem::offset_of!(HartContext, privileged.status_visible),
     calls = const core::mem::offset_of!(HartContext, privileged.counts.calls),
-    returns = const core::mem::offset_of!(HartContext, privileged.counts.returns),
-    csrs = const core::mem::offset_of!(HartContext, privileged.counts.csrs),
+    traps = const core::mem::offset_of!(HartContext, privileged.counts.traps),
+    tag = const core::mem::offset_of!(HartContext, privileged.tag),
+    call_key = const core::mem::offset_of!(HartContext, privileged.call_key),
+    call_entry = const core::mem::offset_of!(HartContext, privileged.call_entry),
+    sequences = const core::mem::offset_of!(HartContext, sequences),
+    wanted = const core::mem::offset_of!(HartContext, wanted),
+    link = const core::mem::offset_of!(HartContext, link),
+    old_status = const core::mem::offset_of!(HartContext, old_status),
+    entry_code = const core::mem::offset_of!(Entry, code),
+    entry_seen = const core::mem::offset_of!(Entry, seen),
+    entry_misses = const core::mem::offset_of!(Entry, misses),
+    misses = const MISSES - 1,
+    entry_mask = const (ENTRIES - 1) << 1,
+    entry_shift = const (size_of::<Entry>() / 2).trailing_zeros(),
     illegal = const Exception::IllegalInstruction.code(),
     call = const Exception::EnvironmentCallFromUser.code(),
     sie = const mstatus::SIE,
@@ -69,7 +83,7 @@ global_asm!(
     fs = const mstatus::FS,
     sum = const mstatus::SUM,
     sum_bit = const mstatus::SUM.trailing_zeros(),
-    sum_mxr = const mstatus::SUM | mstatus::MXR,
+    mxr = const mstatus::MXR,
 );
 
 // The boot tables' direct map starts at entry 64 of the root.
@@ -85,6 +99,13 @@ unsafe extern "C" {
     pub static trampoline_enter: u8;
     pub static trampoline_trap: u8;
     pub static trampoline_shortcuts: u8;
+    pub static sequence_status: u8;
+    pub static sequence_return: u8;
+    pub static sequence_refused: u8;
+    pub static sequence_stale: u8;
+    pub static sequence_fault: u8;
+    pub static sequence_nothing: u8;
+    pub static sequence_nothing_at_call: u8;
     pub static start_secondary: u8;
     /// Where the trampoline leads after a trap.
     pub static guest_trapped: u8;
@@ -200,6 +221,12 @@ pub fn clear_software_interrupt() {
 pub fn wait_for_interrupt() {
     // SAFETY: waits.
     unsafe { asm!("wfi", options(nomem, nostack)) };
+}
+
+/// `fence.i`: fetches see what was stored.
+pub fn fence_instructions() {
+    // SAFETY: forgets cached instructions.
+    unsafe { asm!("fence.i", options(nostack)) };
 }
 
 /// Breaks the reservation of an `lr` that the hart may hold.

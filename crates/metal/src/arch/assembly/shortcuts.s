@@ -16,13 +16,51 @@ trampoline_shortcuts:
     sd      t2, 56(a0)
     csrr    t0, scause
     addi    t1, t0, -{illegal}
-    beqz    t1, 1f
+    bnez    t1, not_illegal
+    # A sequence that begins here?
+    csrr    t0, sepc
+    ld      t2, {supervisor}(a0)
+    andi    t1, t0, {entry_mask}
+    xor     t2, t2, t0
+    slli    t1, t1, {entry_shift}
+    lui     t0, 1
+    add     t1, t1, a0
+    add     t1, t1, t0
+    ld      t0, 0(t1)
+    bne     t0, t2, missing
+    ld      t1, {entry_code}(t1)
+    add     t1, t1, a0
+    jr      t1
+
+    # Missed often with no other between: the monitor makes it.
+missing:
+    ld      t0, {entry_seen}(t1)
+    beq     t0, t2, 1f
+    sd      t2, {entry_seen}(t1)
+    sd      zero, {entry_misses}(t1)
+    .globl sequence_nothing
+sequence_nothing:
+    csrr    t0, stval
+    sd      t3, 224(a0)
+    j       decode
+1:  ld      t0, {entry_misses}(t1)
+    addi    t0, t0, 1
+    sd      t0, {entry_misses}(t1)
+    andi    t0, t0, {misses}
+    bnez    t0, sequence_nothing
+    ld      t0, {sequences}(a0)
+    ld      t1, {supervisor}(a0)
+    beqz    t0, sequence_nothing
+    beqz    t1, sequence_nothing
+    sd      t2, {wanted}(a0)
+    sd      t3, 224(a0)
+    j       trampoline_saved
+
+not_illegal:
     addi    t1, t0, -{call}
     beqz    t1, user_call
     sd      t3, 224(a0)
     j       trampoline_saved
-1:  csrr    t0, stval
-    sd      t3, 224(a0)
 
     # The instruction in t0. Registers that are free: t1, t2, t3.
 decode:
@@ -77,7 +115,7 @@ next:
     xor     t2, t2, t0
     srli    t2, t2, 12
     bnez    t2, done_csr
-    lui     t2, {sum_mxr} >> 12
+    lui     t2, {mxr} >> 12
     csrs    sstatus, t2
     lhu     t0, 0(t1)
     lhu     t1, 2(t1)
@@ -92,15 +130,12 @@ next:
     addi    t2, t2, -1
     bnez    t2, done_csr
     csrw    stval, t0
-    ld      t1, {csrs}(a0)
-    addi    t1, t1, 1
-    sd      t1, {csrs}(a0)
     j       decode
 
 done_csr:
-    ld      t1, {csrs}(a0)
+    ld      t1, {traps}(a0)
     addi    t1, t1, 1
-    sd      t1, {csrs}(a0)
+    sd      t1, {traps}(a0)
     ld      t3, 224(a0)
 done:
     ld      t0, 40(a0)
@@ -205,7 +240,9 @@ status:
     and     t5, t3, t4
     csrc    sstatus, t4
     csrs    sstatus, t5
-1:  sd      t3, {guest_status}(a0)
+1:  not     t6, t4
+    and     t6, t6, t3
+    sd      t6, {guest_status}(a0)
     # What rd gets: the old value as S-mode sees it.
     and     t5, t1, t4
     ld      t3, {status_visible}(a0)
@@ -260,40 +297,67 @@ return:
     sd      t1, {guest_status}(a0)
     ld      t2, {epc}(a0)
     csrw    sepc, t2
-    ld      t1, {returns}(a0)
+    ld      t1, {traps}(a0)
     addi    t1, t1, 1
-    sd      t1, {returns}(a0)
+    sd      t1, {traps}(a0)
     ld      t3, 224(a0)
     j       done
 
-    # `ecall` of a program: to the guest's own handler.
+    # `ecall` of a program: to the guest's own handler, or to the sequence that it begins with.
 user_call:
-    ld      t1, {supervisor}(a0)
-    bnez    t1, user_call_slow
-    ld      t1, {guest_status}(a0)
-    srli    t2, t1, {sum_bit} - 3
+    ld      t2, {supervisor}(a0)
+    bnez    t2, user_call_slow
+    ld      t1, {call_entry}(a0)
+    ld      t2, {call_key}(a0)
+    add     t1, t1, a0
+    ld      t0, 0(t1)
+    beq     t0, t2, 1f
+    ld      t0, {entry_seen}(t1)
+    beq     t0, t2, 2f
+    sd      t2, {entry_seen}(t1)
+    sd      zero, {entry_misses}(t1)
+3:  li      t1, 0
+    # t1 is the entry, or zero.
+1:  ld      t0, {guest_status}(a0)
+    srli    t2, t0, {sum_bit} - 3
     andi    t2, t2, 8
     add     t2, t2, a0
     ld      t2, {roots} + 8(t2)
     beqz    t2, user_call_slow
     csrw    satp, t2
     # SPIE becomes SIE, SIE and SPP 0.
-    andi    t2, t1, {sie}
+    andi    t2, t0, {sie}
     slli    t2, t2, {spie_bit} - {sie_bit}
-    andi    t1, t1, -({sie} | {spie} | {spp}) - 1
-    or      t1, t1, t2
-    sd      t1, {guest_status}(a0)
+    andi    t0, t0, -({sie} | {spie} | {spp}) - 1
+    or      t0, t0, t2
+    sd      t0, {guest_status}(a0)
+    li      t0, {call}
+    csrr    t2, sepc
     sd      t0, {cause_of_guest}(a0)
     sd      zero, {value_of_guest}(a0)
-    csrr    t2, sepc
     sd      t2, {epc}(a0)
+    ld      t0, {tag}(a0)
+    ld      t2, {calls}(a0)
+    sd      t0, {supervisor}(a0)
+    addi    t2, t2, 1
+    sd      t2, {calls}(a0)
+    beqz    t1, sequence_nothing_at_call
+    ld      t1, {entry_code}(t1)
+    add     t1, t1, a0
+    jr      t1
+    .globl sequence_nothing_at_call
+sequence_nothing_at_call:
     ld      t2, {vector}(a0)
     csrw    sepc, t2
-    sd      t0, {supervisor}(a0)
-    ld      t1, {calls}(a0)
-    addi    t1, t1, 1
-    sd      t1, {calls}(a0)
     j       done
+2:  ld      t0, {entry_misses}(t1)
+    addi    t0, t0, 1
+    sd      t0, {entry_misses}(t1)
+    andi    t0, t0, {misses}
+    bnez    t0, 3b
+    ld      t0, {sequences}(a0)
+    beqz    t0, 3b
+    sd      t2, {wanted}(a0)
 user_call_slow:
     sd      t3, 224(a0)
     j       trampoline_saved
