@@ -105,9 +105,19 @@ fn costs_alone_and_as_guest(kernel: &Path, append: &str) -> [String; 4] {
 #[test]
 fn guest_computes_and_traps_as_it_does_alone() {
     let kernel = costs();
-    // Random instructions on CSRs, and their sum; then all that traps. The last word of a line is dropped.
-    for (operation, lines) in [("csrs", 2), ("null", 1), ("fault", 1), ("switch", 1), ("timer", 1)] {
-        let append = format!("costs={operation},300");
+    // Random instructions on CSRs, code that is rewritten, accesses to where the monitor may be, and their sums; then
+    // all that traps. The last word of a line is dropped.
+    let operations = [
+        ("csrs", 300, 2),
+        ("rewrite", 2000, 2),
+        ("probe", 40, 2),
+        ("null", 300, 1),
+        ("fault", 300, 1),
+        ("switch", 300, 1),
+        ("timer", 300, 1),
+    ];
+    for (operation, count, lines) in operations {
+        let append = format!("costs={operation},{count}");
         let [alone, deprivileged, plain, virtualized] = costs_alone_and_as_guest(&kernel, &append);
         assert_eq!((&alone, alone.lines().count()), (&deprivileged, lines), "{operation}");
         assert_eq!((&alone, &alone), (&plain, &virtualized), "{operation}");
@@ -200,6 +210,7 @@ fn prompt_lists_pauses_and_stops_guests() {
     terminal.expect("guest two: powered off", LIMIT);
     assert!(terminal.end(LIMIT).success());
 }
+
 /// What a Linux guest prints of its own work, and how many traps of privileged instructions the trampoline served.
 fn work_of_linux(bundle: &Path, words: &str) -> (Vec<String>, u64) {
     let text = finish(&mut run(bundle, &["--memory", "384M", "--append", words]), b"", LIMIT).text();

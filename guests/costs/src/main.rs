@@ -12,6 +12,7 @@ mod operations;
 mod sbi;
 mod start;
 mod tables;
+mod tricks;
 mod user;
 
 use core::panic::PanicInfo;

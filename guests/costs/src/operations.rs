@@ -15,7 +15,7 @@ pub struct Operation {
 }
 
 /// All of them.
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 11] = [
     Operation { name: "compute", run: |count| run_user(entry(Part::Compute), count) },
     Operation { name: "null", run: |count| run_user(entry(Part::Null), count) },
     Operation { name: "fault", run: fault },
@@ -25,6 +25,8 @@ const OPERATIONS: [Operation; 9] = [
     Operation { name: "sbi", run: |count| (0..count).for_each(|_| _ = sbi::specification_version()) },
     Operation { name: "status", run: status },
     Operation { name: "csrs", run: crate::csrs::run },
+    Operation { name: "rewrite", run: crate::tricks::rewrite },
+    Operation { name: "probe", run: crate::tricks::probe_all },
 ];
 
 impl Operation {
@@ -92,6 +94,9 @@ pub fn on_trap(frame: &mut Frame) {
     const TIMER: usize = 1 << 63 | 5;
     const CALL: usize = 8;
     const LOAD_PAGE_FAULT: usize = 13;
+    if crate::tricks::is_probe(frame) {
+        return;
+    }
     match frame.cause {
         CALL => system_call(frame),
         LOAD_PAGE_FAULT => {

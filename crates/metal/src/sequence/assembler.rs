@@ -136,6 +136,6 @@ impl Assembler {
 
 /// What `auipc` adds, and what is left for the instruction behind.
 fn halves(distance: i64) -> (i32, i32) {
-    let high = distance + 0x800 & !0xfff;
+    let high = (distance + 0x800) & !0xfff;
     (high as i32, (distance - high) as i32)
 }

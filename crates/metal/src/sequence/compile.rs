@@ -7,10 +7,17 @@
 //! guest's code on the page of the first instruction, and what a load or store of the guest's own names, after a
 //! look at whether that is in the window's slot (`check_base`). Where it goes is fixed, but for `sepc`.
 
+/// The offset of a field of the context.
+macro_rules! field {
+    ($($field:tt)+) => { offset_of!(HartContext, $($field)+) as i32 };
+}
+
+mod status;
+
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use rvisor_isa::csr::{SEPC, SSCRATCH, SSTATUS, STVAL, STVEC, mstatus};
+use rvisor_isa::csr::{SEPC, SSCRATCH, STVAL, STVEC};
 use rvisor_isa::{Instruction, Op};
 
 use super::assembler::{Assembler, Label};
@@ -169,10 +176,6 @@ struct Compiler<'a> {
     /// Changes of `sstatus` that are more than bits: where they begin, where they go on, and where they are refused.
     effects: Vec<(Label, Label, Label)>,
     places: Vec<Place>,
-}
-
-macro_rules! field {
-    ($($field:tt)+) => { offset_of!(HartContext, $($field)+) as i32 };
 }
 
 const fn is_held(register: u8) -> bool {
@@ -419,82 +422,6 @@ impl Compiler<'_> {
         self.load(T1, offset);
         self.store(new, offset);
         self.assign(rd, T1);
-    }
-
-    /// The guest's `sstatus` to t0; the field FS is the hardware's.
-    fn old_status(&mut self) {
-        self.load(T0, field!(privileged.status));
-        self.read_csr(T1, SSTATUS);
-        self.load(T2, field!(privileged.status_float));
-        self.put(Op::And, T1, T1, T2);
-        self.put(Op::Or, T0, T0, T1);
-    }
-
-    fn status(&mut self, step: &Step, refused: Label) {
-        let Instruction { op, rd, rs1, .. } = step.instruction;
-        let immediate = matches!(op, Op::Csrrsi | Op::Csrrci);
-        // Of the bits that an immediate operand reaches only SIE can be written.
-        let bits = if immediate { u64::from(rs1) & mstatus::SIE } else { 0 };
-        match op {
-            Op::Csrrsi if bits != 0 => {
-                self.load(T0, field!(privileged.held));
-                self.assembler.branch(Op::Bne, T0, 0, refused);
-                self.assign_old_status(rd);
-                self.load(T1, field!(privileged.status));
-                self.put_immediate(Op::Ori, T1, T1, bits as i32);
-                self.store(T1, field!(privileged.status));
-            }
-            Op::Csrrci if bits != 0 => {
-                self.assign_old_status(rd);
-                self.load(T1, field!(privileged.status));
-                self.put_immediate(Op::Andi, T1, T1, !(bits as i32));
-                self.store(T1, field!(privileged.status));
-            }
-            _ if immediate || op != Op::Csrrw && rs1 == 0 => self.assign_old_status(rd),
-            _ => self.change_status(op, rd, rs1, refused),
-        }
-    }
-
-    fn assign_old_status(&mut self, rd: u8) {
-        if rd != 0 {
-            self.old_status();
-            self.assign(rd, T0);
-        }
-    }
-
-    /// Setting, clearing and writing with a register. What is more than bits is apart.
-    fn change_status(&mut self, op: Op, rd: u8, rs1: u8, refused: Label) {
-        self.old_status();
-        let operand = self.source(rs1, T2);
-        match op {
-            Op::Csrrw => self.put(Op::Xor, T1, T0, operand),
-            Op::Csrrs => {
-                self.put_immediate(Op::Xori, T1, T0, -1);
-                self.put(Op::And, T1, T1, operand);
-            }
-            _ => self.put(Op::And, T1, T0, operand),
-        }
-        self.load(T2, field!(privileged.status_writable));
-        self.put(Op::And, T1, T1, T2);
-        self.load(T2, field!(privileged.status_watched));
-        self.put(Op::And, T2, T1, T2);
-        let (effects, back) = (self.assembler.label(), self.assembler.label());
-        self.assembler.branch(Op::Bne, T2, 0, effects);
-        self.effects.push((effects, back, refused));
-        self.assembler.place(back);
-        self.load(T2, field!(privileged.status));
-        self.put(Op::Xor, T2, T2, T1);
-        self.store(T2, field!(privileged.status));
-        self.assign(rd, T0);
-    }
-
-    fn put_effects(&mut self) {
-        for (effects, back, refused) in core::mem::take(&mut self.effects) {
-            self.assembler.place(effects);
-            self.assembler.jump_far(T2, self.routines.status, true);
-            self.assembler.jump(back);
-            self.assembler.jump(refused);
-        }
     }
 
     fn set_pc(&mut self, pc: u64) {
