@@ -8,6 +8,7 @@
 //! Unsafe code stands in `memory`, where guest memory is reached through atomics and raw copies, never through
 //! references; and in `net::tap`, for the call that attaches to a device.
 
+pub mod changes;
 mod clock;
 pub mod counters;
 pub mod debugger;

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::counters::Counters;
 use crate::debugger::{DebugGate, Debugger};
-use crate::disk::{Disk, DiskError, DiskOptions, Image};
+use crate::disk::{Disk, DiskError, DiskOptions, Image, Tracked};
 use crate::lockstep::{Journal, Lockstep, SteppedClock};
 use crate::net::{NetError, NetOptions, Ports, Tap, TapNetwork, UserNetwork};
 use crate::runner::{self, Ending, HostedVm, Loader, OnReset, Pace};
@@ -160,7 +160,13 @@ pub struct Origin {
     pub state: SavedState,
     /// Its memory, as [`MemoryCopy`](crate::MemoryCopy) has written it.
     pub memory: File,
+    /// Called once the machine is as it was, before it goes on, to wait for what it has to wait for. If it fails, the
+    /// machine doesn't go on, and has done nothing.
+    pub hold: Option<Hold>,
 }
+
+/// See [`Origin::hold`].
+pub type Hold = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// A port of the virtio console that guests find by its name.
 pub struct Port {
@@ -192,8 +198,8 @@ pub struct Machine {
     stepped: Arc<SteppedClock>,
     engine: EngineKind,
     translator: Arc<rvisor_translator::Shared>,
-    origin: Mutex<Option<SavedState>>,
-    images: Vec<Arc<dyn Image>>,
+    origin: Mutex<Option<(SavedState, Option<Hold>)>>,
+    images: Vec<Arc<Tracked>>,
 }
 
 impl Machine {
@@ -218,7 +224,7 @@ impl Machine {
             return Err(MachineError::Lockstep);
         }
         let ticks = origin.as_ref().map_or(Ok(0), |origin| origin.state.shape().map(|shape| shape.ticks))?;
-        let (state, memory) = origin.map(|origin| (origin.state, origin.memory)).unzip();
+        let (state, memory) = origin.map(|origin| ((origin.state, origin.hold), origin.memory)).unzip();
         let map = if is_compared { HostMemory::in_file } else { HostMemory::new };
         let memory = match memory {
             Some(file) => HostMemory::copy_of(RAM_BASE, config.memory, file),
@@ -230,7 +236,8 @@ impl Machine {
         }
         let (memory, clock) = (Arc::new(memory), HostClock::starting_at(ticks));
         let asked = config.disks.len() + config.tagged_shares.len();
-        let images = config.disks.iter().map(DiskOptions::open).collect::<Result<Vec<_>, _>>()?;
+        let open = |options: &DiskOptions| options.open().map(|image| Arc::new(Tracked::new(image)));
+        let images = config.disks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let (slots, counters, forwards) = slots(&mut config, &images, &memory)?;
         if slots.len() > VIRTIO_SLOTS as usize {
             return Err(MachineError::TooManyDevices(asked));
@@ -391,6 +398,36 @@ impl Machine {
         self.images.iter().try_for_each(|image| image.flush())
     }
 
+    /// Does something while no hart runs, for a moment that nobody is told of. `None` if the machine is ending.
+    pub(crate) fn briefly<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.is_some() {
+            return Some(what());
+        }
+        self.pace.gate.close(&self.vm).then(|| {
+            let answer = what();
+            self.pace.gate.open(&self.vm);
+            answer
+        })
+    }
+
+    /// Its disks.
+    pub(crate) fn images(&self) -> &[Arc<Tracked>] {
+        &self.images
+    }
+
+    /// Bytes of each disk, as the guest sees it.
+    #[must_use]
+    pub fn disk_sizes(&self) -> Vec<u64> {
+        self.images.iter().map(|image| image.size()).collect()
+    }
+
+    /// Whether a debugger is attached.
+    #[must_use]
+    pub fn is_debugged(&self) -> bool {
+        self.pace.debug.is_connected()
+    }
+
     /// Lets devices and disks go on after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.vm.board().thaw();
@@ -449,8 +486,9 @@ impl Machine {
         };
         let mut load = |vm: &HostedVm, harts: &mut [VirtualHart]| {
             let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(state) = origin {
+            if let Some((state, hold)) = origin {
                 vm.restore(&state, harts).map_err(io::Error::other)?;
+                hold.map_or(Ok(()), |hold| hold())?;
                 // What their back ends have for them came before they were themselves.
                 vm.board().thaw();
                 return Ok(());
@@ -506,13 +544,14 @@ impl Slot {
 /// Disks first, so that guests number them from the first slot; then network, console, entropy, shares.
 fn slots(
     config: &mut MachineConfig,
-    images: &[Arc<dyn Image>],
+    images: &[Arc<Tracked>],
     memory: &Arc<HostMemory>,
 ) -> Result<(Vec<Slot>, Counters, Option<Ports>), MachineError> {
     let (mut slots, mut counters, mut forwards) = (Vec::new(), Counters::default(), None);
     for (options, image) in config.disks.iter().zip(images) {
         let wake = Wake::new();
-        let disk = Disk::new(Arc::clone(image), options.identity(), Arc::clone(memory), wake.as_closure())?;
+        let disk =
+            Disk::new(Arc::clone(image) as _, options.identity(), Arc::clone(memory), wake.as_closure())?;
         counters.disks.push(disk.counters());
         slots.push(Slot::new(vec![wake], move |memory, line| {
             Transport::new(Blk::new(Box::new(disk)), memory, line)

@@ -157,6 +157,11 @@ impl HostMemory {
         self.file.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
+    /// Where writes are noted.
+    pub(crate) fn written_pages(&self) -> &CodePages {
+        &self.code
+    }
+
     /// Which pages may be other than zero, as far as the host tells: those that it has given, and those that the file
     /// has something for. All, where it doesn't tell.
     pub(crate) fn occupied_pages(&self) -> Vec<bool> {

@@ -67,6 +67,9 @@ pub(crate) struct SavedLink {
     /// The latest channel, and those that are in use.
     latest: u32,
     channels: Vec<u32>,
+    /// Those of commands that are left to themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    left: Vec<u32>,
 }
 
 impl ExecRequest {
@@ -135,6 +138,8 @@ struct ChannelState {
     /// Bytes of input that the agent takes now.
     credit: usize,
     ended: bool,
+    /// Nobody wants to hear of it any more.
+    left: bool,
 }
 
 impl AgentLink {
@@ -248,12 +253,13 @@ impl AgentLink {
             incoming: link.incoming.clone(),
             window: link.window,
             latest: link.next,
-            channels: open.map(|(id, _)| *id).collect(),
+            channels: open.clone().map(|(id, _)| *id).collect(),
+            left: open.filter(|(_, channel)| channel.left).map(|(id, _)| *id).collect(),
         }
     }
 
-    /// Goes on with an agent of which this was known: with one of its commands, if that is there, and without the
-    /// others, of which nobody is at the other end any more.
+    /// Goes on with an agent of which this was known: with one of its commands, if that is there, and those that are left to
+    /// themselves; without the others, of which nobody is at the other end any more.
     pub(crate) fn restore(&self, saved: SavedLink, command: Option<u32>) -> Option<Channel> {
         let mut link = self.lock();
         link.ready = saved.ready;
@@ -261,7 +267,18 @@ impl AgentLink {
         link.incoming = saved.incoming;
         link.window = saved.window.clamp(1, MOST_WINDOW);
         link.next = saved.latest;
-        let (kept, ended): (Vec<_>, Vec<_>) = saved.channels.into_iter().partition(|id| Some(*id) == command);
+        // Each takes a thread, and what was saved may have come from anywhere.
+        const MOST_LEFT: usize = 128;
+        let wanted = &saved.left[..saved.left.len().min(MOST_LEFT)];
+        let (left, channels): (Vec<_>, Vec<_>) =
+            saved.channels.into_iter().partition(|id| wanted.contains(id) && Some(*id) != command);
+        let mut alone = Vec::new();
+        for id in left {
+            let window = link.window;
+            link.channels.insert(id, ChannelState::new(window));
+            alone.push(Channel { link: self.clone(), id });
+        }
+        let (kept, ended): (Vec<_>, Vec<_>) = channels.into_iter().partition(|id| Some(*id) == command);
         let channel = kept.first().map(|&id| {
             let window = link.window;
             link.channels.insert(id, ChannelState::new(window));
@@ -269,6 +286,13 @@ impl AgentLink {
         });
         for id in ended {
             link.add(id, kind::CLOSE, &[]);
+        }
+        drop(link);
+        for channel in alone {
+            let spawned = std::thread::Builder::new().name("client".into()).spawn(move || channel.leave());
+            if let Err(error) = spawned {
+                log::warn!("a command in the background is ended: {error}");
+            }
         }
         channel
     }
@@ -396,7 +420,7 @@ impl Link {
 
 impl ChannelState {
     fn new(credit: usize) -> Self {
-        Self { frames: VecDeque::new(), waiting: 0, credit, ended: false }
+        Self { frames: VecDeque::new(), waiting: 0, credit, ended: false, left: false }
     }
 
     fn end(&mut self, last: Frame) {
@@ -433,6 +457,18 @@ impl Channel {
                 return None;
             }
             link = self.link.shared.1.wait(link).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Leaves the command to itself until it ends. What it says is lost.
+    pub(crate) fn leave(&self) {
+        if let Some(channel) = self.link.lock().channels.get_mut(&self.id) {
+            channel.left = true;
+        }
+        while let Some(frame) = self.receive() {
+            if let Frame::Stdout(bytes) | Frame::Stderr(bytes) = frame {
+                self.credit(bytes.len());
+            }
         }
     }
 

@@ -204,6 +204,15 @@ impl<'a> Client<'a> {
         Ok(saving)
     }
 
+    /// Has the machine's process send the machine, a step at a time. Returns the sizes of its disks, too.
+    ///
+    /// # Errors
+    /// If it can't be moved.
+    pub(crate) fn migrate(&self) -> Result<(Moving, Vec<u64>)> {
+        let (disks, stream) = self.ask(Request::Migrate, Some(ANSWER))?;
+        Ok((Moving { stream, name: self.directory.name().to_owned() }, disks))
+    }
+
     /// Listens to what the machine says, and may type.
     ///
     /// # Errors
@@ -277,6 +286,30 @@ impl Saving {
     }
 
     fn ended(&self) -> Error {
+        Error::Refused(format!("machine {} has ended", self.name))
+    }
+}
+
+/// A machine that is being moved. It goes on when this is dropped, unless it was handed over.
+pub(crate) struct Moving {
+    stream: UnixStream,
+    name: String,
+}
+
+impl Moving {
+    /// Says which step is to be done.
+    pub fn say(&mut self, word: &str) -> Result<()> {
+        let sent = self.stream.write_all(word.as_bytes()).and_then(|()| self.stream.write_all(b"\n"));
+        sent.map_err(|_| self.ended())
+    }
+
+    /// The next message, as it is.
+    pub fn receive(&mut self) -> Result<(u8, Vec<u8>)> {
+        crate::migration::read_message(&mut self.stream).map_err(|_| self.ended())
+    }
+
+    /// Why nothing comes any more.
+    pub fn ended(&self) -> Error {
         Error::Refused(format!("machine {} has ended", self.name))
     }
 }

@@ -209,7 +209,8 @@ impl Machines {
         for name in self.names().unwrap_or_default() {
             let path = self.root.join(name);
             // Its process removed all that it could, and was killed then.
-            if !path.join(CONFIG).exists() && is_abandoned(&path) {
+            let is_none = !path.join(CONFIG).exists() || Directory::did_not_arrive(&path);
+            if is_none && is_abandoned(&path) {
                 let _ = fs::remove_dir_all(&path);
             }
         }

@@ -179,7 +179,7 @@ pub fn import(
 
 /// What of a machine's description holds on this host: what it is, and nothing about the host. Field by field, so that
 /// what is added to descriptions is thought of here: the file may come from anybody.
-fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
+pub(crate) fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
     Config {
         format: config.format,
         created: now(),

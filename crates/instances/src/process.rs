@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::gdb::{GdbListener, GdbSession, Listening};
-use rvisor_hosted::machine::{Machine, MachineConfig};
+use rvisor_hosted::machine::{Hold, Machine, MachineConfig, Origin};
 use rvisor_hosted::net::{BadTapName, Forward, Member, NetOptions, Place, Ports, Tap};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::sandbox::Sandbox;
@@ -76,6 +76,8 @@ pub struct End {
 /// A machine that is ready to run in this process.
 pub struct VmProcess {
     control: Arc<Control>,
+    /// Whether the machine comes from elsewhere, and is nobody's before it goes on.
+    arrives: bool,
     /// The connections of the machine that it goes on from, if it doesn't begin with power-on.
     saved: Option<(SavedHost, bool)>,
     /// Where it is on a named network.
@@ -90,12 +92,43 @@ impl VmProcess {
     /// # Errors
     /// If the machine can't be made.
     pub fn new(directory: Directory, lock: Lock, rest: translator::Options) -> Result<Self> {
+        Self::with_hold(directory, lock, rest, None)
+    }
+
+    /// The same of a machine that arrives from elsewhere: all is made, and it is as it was there; then `hold` waits until
+    /// it may go on. If it may not, or anything fails before, nothing is left of it.
+    ///
+    /// # Errors
+    /// If the machine can't be made.
+    pub fn arriving(directory: Directory, lock: Lock, rest: translator::Options, hold: Hold) -> Result<Self> {
+        Self::with_hold(directory, lock, rest, Some(hold))
+    }
+
+    fn with_hold(
+        directory: Directory,
+        lock: Lock,
+        rest: translator::Options,
+        hold: Option<Hold>,
+    ) -> Result<Self> {
         let config = directory.config()?;
+        directory.check_here()?;
+        let arrives = hold.is_some();
+        if !arrives && directory.arriving_note().exists() {
+            return Err(Error::Refused(format!("machine {} hasn't arrived yet", directory.name())));
+        }
         directory.finish_restore(&lock)?;
         let (serial, agent) = (Stream::new(), AgentLink::new());
+        let clock = agent.clone();
+        let hold = hold.map(|hold| -> Hold {
+            Box::new(move || {
+                hold()?;
+                clock.set_clock(wall_clock());
+                Ok(())
+            })
+        });
         let command = config.is_for_command().then(CommandPorts::new);
         let (origin, saved) = match directory.saved()? {
-            Some(saved) => (Some(saved.origin), Some((saved.host, saved.is_fresh))),
+            Some(saved) => (Some(Origin { hold, ..saved.origin }), Some((saved.host, saved.is_fresh))),
             None => (None, None),
         };
         let mut ports = command.as_ref().map(CommandPorts::ports).unwrap_or_default();
@@ -153,7 +186,7 @@ impl VmProcess {
             started: Instant::now(),
             meter,
         });
-        Ok(Self { control, saved, place, lock, sandbox })
+        Ok(Self { control, arrives, saved, place, lock, sandbox })
     }
 
     /// The machine.
@@ -210,6 +243,7 @@ impl VmProcess {
         ready();
         let on_reset = if control.config.is_for_command() { OnReset::Stop } else { OnReset::Reboot };
         let ending = control.machine.run_with(&mut load, on_reset, None);
+        let never_ran = self.arrives && ending.is_err();
         control.agent.close();
         control.serial.drain(PATIENCE);
         control.exec.drain(PATIENCE);
@@ -223,7 +257,7 @@ impl VmProcess {
             std::thread::sleep(Duration::from_millis(2));
         }
         let _ = fs::remove_file(control.directory.socket());
-        if control.config.remove {
+        if control.config.remove || never_ran {
             control.directory.remove_own(&self.lock)?;
             control.tell("destroy", None);
         }
@@ -350,6 +384,8 @@ impl VmProcess {
         let outcome = self.control.command.as_ref().map(told);
         match (ending, signal, outcome) {
             (Err(error), ..) => failed(error),
+            (..) if phase.moved && self.control.command.is_none() => end(0),
+            (..) if phase.moved => failed("the machine was migrated; its command goes on there".into()),
             (_, Some(signal), _) => end(128_u8.saturating_add(signal as u8)),
             (_, _, Some(Some(Outcome::Exit(code)))) if !phase.forced => end(code),
             _ if phase.forced => end(KILLED),
@@ -462,14 +498,21 @@ fn forward(port: &str) -> Result<Forward, String> {
 
 /// What has been asked of a machine, and whether it has ended.
 #[derive(Default)]
-struct Phase {
+pub(crate) struct Phase {
     /// The guest was asked to power off.
     stopping: bool,
     /// The machine was ended without asking.
     forced: bool,
-    paused: bool,
+    /// Its harts are stopped.
+    pub paused: bool,
     /// Somebody is saving the machine, who decides when it goes on.
-    saving: bool,
+    pub saving: bool,
+    /// What was forwarded to a machine that stands still to be handed over.
+    pub moving: Option<Vec<Forward>>,
+    /// The machine was handed over: it doesn't go on here unless somebody says that it doesn't elsewhere.
+    pub handed_over: bool,
+    /// It goes on elsewhere.
+    pub moved: bool,
     ended: Option<u8>,
 }
 
@@ -494,11 +537,11 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    fn phase(&self) -> MutexGuard<'_, Phase> {
+    pub(crate) fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, action: &str, detail: Option<String>) {
+    pub(crate) fn tell(&self, action: &str, detail: Option<String>) {
         if !self.config.template {
             self.events.add(&self.directory.current_name(), action, detail);
         }
@@ -592,6 +635,10 @@ impl Control {
         let deadline = Instant::now().checked_add(patience);
         self.phase().stopping = true;
         self.tell("stop", None);
+        if self.phase().handed_over {
+            // Not even to be asked may it go on.
+            return self.force();
+        }
         let _ = self.resume();
         if self.agent.wait_ready(patience) {
             self.agent.power_off();
@@ -605,7 +652,7 @@ impl Control {
         self.force()
     }
 
-    fn force(&self) -> u8 {
+    pub(crate) fn force(&self) -> u8 {
         self.phase().forced = true;
         self.machine.vm().request_power(PowerRequest::PowerOff);
         self.wait()
@@ -631,6 +678,11 @@ impl Control {
     /// Lets them go on.
     pub fn resume(&self) -> Result<(), String> {
         let mut phase = self.phase();
+        if phase.handed_over && !phase.saving {
+            drop(phase);
+            self.resume_handed_over();
+            return Ok(());
+        }
         self.check_saving(&phase)?;
         if !phase.paused {
             return Err(format!("machine {} isn't paused", self.directory.current_name()));
@@ -654,7 +706,7 @@ impl Control {
         Ok(recording)
     }
 
-    fn is_paused(&self) -> String {
+    pub(crate) fn is_paused(&self) -> String {
         let name = self.directory.current_name();
         format!("machine {name} is paused; let it go on with `rvisor resume {name}`")
     }
@@ -691,6 +743,9 @@ impl Control {
     pub fn begin_saving(&self) -> Result<(), String> {
         let mut phase = self.phase();
         self.check_saving(&phase)?;
+        if phase.handed_over {
+            return Err(self.is_paused());
+        }
         phase.saving = true;
         Ok(())
     }
@@ -733,6 +788,16 @@ impl Control {
         }
     }
 
+    /// The machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What the guest is booted from.
     fn boot(&self) -> Result<Boot> {
         self.files.read(self.command_line())
@@ -764,7 +829,7 @@ impl Control {
         }
     }
 
-    fn note(&self, status: Status) {
+    pub(crate) fn note(&self, status: Status) {
         let noted = self.directory.state().and_then(|mut state| {
             state.status = status;
             self.directory.set_state(&state)

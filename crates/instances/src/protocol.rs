@@ -69,6 +69,8 @@ pub(crate) enum Request {
     RemovePort(String),
     /// Save it: lines, as `saving` has them.
     Save,
+    /// Move it to another host: words and messages, as `migration` has them.
+    Migrate,
     /// Frames: what it says on its console or its command's streams; what is typed.
     Attach,
     /// Frames: gdb's remote serial protocol, as input and output.

@@ -55,7 +55,7 @@ pub(crate) fn read(directory: &Path, name: &str) -> Result<Option<Saved>> {
     let host =
         serde_json::from_slice(&text).map_err(|error| damaged("its saved state", error.to_string()))?;
     let is_fresh = directory.join(FRESH).exists();
-    Ok(Some(Saved { origin: Origin { state, memory }, host, is_fresh }))
+    Ok(Some(Saved { origin: Origin { state, memory, hold: None }, host, is_fresh }))
 }
 
 /// Gives the saved machine in `from` to a new directory `to`; with a `fresh` identity if it is to be another machine.

@@ -122,6 +122,7 @@ fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
         Request::AddPort(port) => reply(&mut stream, control.add_port(&port)),
         Request::RemovePort(port) => reply(&mut stream, control.remove_port(&port)),
         Request::Save => crate::saving::save(control, stream),
+        Request::Migrate => crate::migration::send(control, stream),
         Request::Attach => attach(stream, control),
         Request::Debug => debug(stream, control),
         Request::Trace(request) => trace(stream, control, &request),
@@ -211,11 +212,7 @@ fn detach(mut stream: UnixStream, channel: Channel) -> io::Result<()> {
         reply(&mut stream, Ok(()))?;
         Frame::Started.write_to(&mut stream)?;
         drop(stream);
-        while let Some(frame) = channel.receive() {
-            if let Frame::Stdout(bytes) | Frame::Stderr(bytes) = frame {
-                channel.credit(bytes.len());
-            }
-        }
+        channel.leave();
         return Ok(());
     }
     // It couldn't be run, or the guest ended.

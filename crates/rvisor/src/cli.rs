@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rvisor_hosted::translator::LEAST_CODE_MEMORY;
+use rvisor_instances::migration::Address;
 use rvisor_machine::MAX_HARTS;
 
 /// Runs 64-bit RISC-V machines on this computer.
@@ -131,6 +132,10 @@ pub enum Command {
         #[arg(long)]
         no_start: bool,
     },
+    /// Move a running machine to another host, where `rvisor receive` waits for it; its guest goes on there
+    Migrate(Migrate),
+    /// Wait for a machine that `rvisor migrate` moves here from another host, and let it go on
+    Receive(Receive),
     /// Forward ports of the host to a running machine
     Port {
         #[command(subcommand)]
@@ -146,6 +151,9 @@ pub enum Command {
         /// The store's directory
         #[arg(long)]
         store: PathBuf,
+        /// The machine arrives from elsewhere, and goes on when the word for that comes
+        #[arg(long)]
+        arriving: bool,
         /// The machine
         machine: String,
     },
@@ -613,6 +621,60 @@ pub struct CloneMachine {
     pub name: String,
 }
 
+#[derive(Args, Debug)]
+pub struct Migrate {
+    /// Key of the target, as `rvisor receive` shows it there; else one that was seen at this address before
+    #[arg(long, value_name = "sha256:…", value_parser = peer_key)]
+    pub peer_key: Option<String>,
+    /// For how many milliseconds the guest may stand still, if it can be kept to
+    #[arg(long, default_value = "300", value_name = "MILLISECONDS")]
+    pub max_downtime: u32,
+    /// How to print the report
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Print the key of this host, for `rvisor receive --peer-key`, and do nothing
+    #[arg(long, conflicts_with_all = ["machine", "target"])]
+    pub show_key: bool,
+    /// Machine to move
+    #[arg(required_unless_present = "show_key")]
+    pub machine: Option<String>,
+    /// Where to: HOST:PORT or unix:PATH
+    #[arg(required_unless_present = "show_key")]
+    pub target: Option<Address>,
+}
+
+#[derive(Args, Debug)]
+pub struct Receive {
+    /// Where to listen: ADDRESS:PORT, with port 0 for one that is free, or unix:PATH
+    #[arg(long, default_value = "0.0.0.0:0", value_name = "ADDRESS:PORT|unix:PATH")]
+    pub listen: Address,
+    /// What the machine is called here; as there if it isn't given
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Key of the source, as `rvisor migrate --show-key` prints it there; else one that was seen before. May be repeated
+    #[arg(long, value_name = "sha256:…", value_parser = peer_key)]
+    pub peer_key: Vec<String>,
+    /// Most memory that the machine may have; all that this host has if it isn't given
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+    /// Forward none of its ports
+    #[arg(long)]
+    pub no_publish: bool,
+    /// How to print the address and, in the end, the machine's name
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// A fingerprint.
+fn peer_key(text: &str) -> Result<String, String> {
+    let digest = text.strip_prefix("sha256:");
+    let is_digest = |digest: &str| digest.len() == 64 && digest.bytes().all(|c| c.is_ascii_hexdigit());
+    match digest.is_some_and(is_digest) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("a key is sha256: and 64 hexadecimal digits".into()),
+    }
+}
+
 #[derive(Subcommand, Debug)]
 pub enum PortCommand {
     /// Forward ports, until the machine ends
@@ -728,6 +790,9 @@ pub struct Start {
     /// Boot it, even if it could go on from a snapshot
     #[arg(long)]
     pub cold: bool,
+    /// Start a machine that was handed over to another host, because it doesn't run there
+    #[arg(short, long)]
+    pub force: bool,
     /// Machines to start
     #[arg(required = true)]
     pub machines: Vec<String>,

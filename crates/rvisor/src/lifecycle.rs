@@ -28,20 +28,23 @@ fn for_each(names: &[String], what: impl Fn(Directory) -> anyhow::Result<()>) ->
 /// `rvisor start`.
 pub fn start(options: &Start) -> anyhow::Result<ExitCode> {
     if !options.attach {
-        return for_each(&options.machines, |directory| start_one(&directory, options.cold));
+        return for_each(&options.machines, |directory| start_one(&directory, options));
     }
     let [name] = options.machines.as_slice() else { bail!("--attach is for one machine; name one") };
     let directory = machines()?.open(name)?;
-    start_one(&directory, options.cold)?;
+    start_one(&directory, options)?;
     sessions::attach_to(&directory, true)
 }
 
-fn start_one(directory: &Directory, cold: bool) -> anyhow::Result<()> {
+fn start_one(directory: &Directory, options: &Start) -> anyhow::Result<()> {
     directory.config()?;
     if directory.is_running()? {
         bail!("machine {} is running already", directory.name());
     }
-    if cold {
+    if options.force {
+        directory.forget_moved()?;
+    }
+    if options.cold {
         directory.forget_saved()?;
     }
     run::start(directory)
@@ -82,7 +85,11 @@ pub fn pause(names: &[String]) -> anyhow::Result<ExitCode> {
 
 /// `rvisor resume`.
 pub fn resume(names: &[String]) -> anyhow::Result<ExitCode> {
-    for_each(names, |directory| Ok(Client::new(&directory).resume()?))
+    for_each(names, |directory| {
+        Client::new(&directory).resume()?;
+        // If it was handed over, somebody knows better.
+        Ok(directory.forget_moved()?)
+    })
 }
 
 /// `rvisor rm`.

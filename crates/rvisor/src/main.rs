@@ -13,6 +13,7 @@ mod generate;
 mod images;
 mod lifecycle;
 mod listing;
+mod migration;
 mod networks;
 mod run;
 mod session;
@@ -99,7 +100,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cp(options) => sessions::copy(&options),
         Command::Logs(options) => sessions::logs(&options),
         Command::Events(options) => sessions::events(&options),
-        Command::MachineProcess { store, machine } => run::machine_process(&store, &machine),
+        Command::MachineProcess { store, arriving, machine } => {
+            run::machine_process(&store, &machine, arriving)
+        }
         Command::Disk { command } => disks::disk(&command),
         Command::Network { command } => networks::network(&command),
         Command::Snapshot { command } => snapshots::snapshot(&command),
@@ -108,6 +111,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import { file, machine, copy, no_start } => {
             snapshots::import(&file, &machine, copy, no_start)
         }
+        Command::Migrate(options) => migration::migrate(&options),
+        Command::Receive(options) => migration::receive(&options),
         Command::Port { command } => lifecycle::port(&command),
         Command::Gdb(options) => gdb::gdb(&options),
         Command::Trace(options) => trace::trace(&options),

@@ -1,5 +1,7 @@
 //! `rvisor run`: a fresh machine from an image; and the process of a machine in the background.
 
+use std::fs;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -15,8 +17,8 @@ use rvisor_hosted::terminal::{ESCAPE_HELP, RawTerminal, escape_filter};
 use rvisor_hosted::translator;
 use rvisor_images::{Image, Store};
 use rvisor_instances::{
-    Config, Directory, Drive, End, Error, Events, Front, Lock, Machines, Networks, READY, ReadyPoint,
-    VmProcess, check_name, start_detached,
+    Arrival, Config, Directory, Drive, End, Error, Events, Front, GO, Lock, Machines, Networks, PREPARED,
+    READY, ReadyPoint, VmProcess, check_name, start_detached,
 };
 use rvisor_machine::PowerRequest;
 
@@ -275,8 +277,7 @@ fn report(end: End) -> anyhow::Result<ExitCode> {
 
 /// Starts a machine's process in the background.
 pub fn start(directory: &Directory) -> anyhow::Result<()> {
-    let store =
-        directory.store().to_str().context("the store's path isn't UTF-8; set RVISOR_HOME to another")?;
+    let store = store(directory)?;
     let config = directory.config()?;
     // Who runs a copy of a template is told once, for the copy.
     if !config.template {
@@ -285,8 +286,33 @@ pub fn start(directory: &Directory) -> anyhow::Result<()> {
     Ok(start_detached(directory, &["machine-process", "--store", store, directory.name()])?)
 }
 
+fn store(directory: &Directory) -> anyhow::Result<&str> {
+    directory.store().to_str().context("the store's path isn't UTF-8; set RVISOR_HOME to another")
+}
+
+/// Starts the process of a machine that arrives from elsewhere.
+pub fn start_arriving(directory: &Directory) -> anyhow::Result<Arrival> {
+    let store = store(directory)?;
+    let words = ["machine-process", "--arriving", "--store", store, directory.name()];
+    Ok(rvisor_instances::start_arriving(directory, &words)?)
+}
+
+/// Says that the machine could go on, and waits for the word that it shall. The note that it hasn't arrived goes then.
+fn hold(note: &Path) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{PREPARED}")?;
+    let mut word = String::new();
+    io::stdin().read_line(&mut word)?;
+    if word.trim_end() != GO {
+        return Err(io::Error::other("the machine wasn't handed over"));
+    }
+    fs::remove_file(note)?;
+    // Whoever doesn't hear this takes the machine for one that has never run.
+    writeln!(stdout, "{READY}")
+}
+
 /// What such a process does.
-pub fn machine_process(store: &Path, name: &str) -> anyhow::Result<ExitCode> {
+pub fn machine_process(store: &Path, name: &str, arriving: bool) -> anyhow::Result<ExitCode> {
     // It outlives the session and the terminal that it was started from. A leader of a session has left already.
     let _ = rustix::process::setsid();
     let directory = Machines::new(store).open(name)?;
@@ -294,6 +320,12 @@ pub fn machine_process(store: &Path, name: &str) -> anyhow::Result<ExitCode> {
     if directory.config()?.template {
         // Who wants a copy of it waits for it, and nobody else will end it.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    }
+    if arriving {
+        let note = directory.arriving_note();
+        let hold = Box::new(move || hold(&note));
+        let process = VmProcess::arriving(directory, lock, translator::Options::default(), hold)?;
+        return report(process.run(Front::Detached, || ())?);
     }
     let process = VmProcess::new(directory, lock, translator::Options::default())?;
     report(process.run(Front::Detached, || println!("{READY}"))?)

@@ -143,7 +143,7 @@ fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), Erro
 }
 
 /// Where this host keeps translated code.
-fn code_cache() -> anyhow::Result<Option<std::path::PathBuf>> {
+pub fn code_cache() -> anyhow::Result<Option<std::path::PathBuf>> {
     let cache = boot::code_cache().map(std::path::absolute).transpose();
     cache.context("the directory for translated code has no absolute path")
 }

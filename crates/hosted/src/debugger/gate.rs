@@ -109,6 +109,11 @@ impl DebugGate {
         true
     }
 
+    /// Whether somebody hears.
+    pub fn is_connected(&self) -> bool {
+        lock(&self.sink).is_some()
+    }
+
     /// Nobody hears any more, and nothing is held.
     pub fn disconnect(&self, vm: &HostedVm) {
         lock(&self.sink).take();

@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::Extent;
+
 /// The content of a disk, whatever the format that stores it. Offsets and lengths are in bytes and multiples
 /// of [`SECTOR_SIZE`](rvisor_waist::SECTOR_SIZE); all methods may be called from several threads at once and
 /// block until done.
@@ -29,6 +31,12 @@ pub trait Image: Send + Sync {
 
     /// Makes the range read as zeros, giving its space back if `unmap`.
     fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> io::Result<()>;
+
+    /// Where what the disk has at the beginning of a range comes from, and for how many bytes of it that is so: one at
+    /// least, unless the range is empty.
+    fn extent(&self, range: Range<u64>) -> io::Result<(Extent, u64)> {
+        Ok((Extent::Own, range.end - range.start))
+    }
 }
 
 /// Makes a panic an error: a damaged image may surprise the library that reads it.

@@ -3,7 +3,7 @@
 //! Key types: [`DiskOptions`] opens a disk (raw or qcow2) as an [`Image`] that is locked against other
 //! processes; [`Disk`] serves an image as a [`rvisor_waist::BlockBackend`] from I/O threads of its own, so
 //! that no hart ever waits for the host's storage; [`create_overlay`] makes a copy-on-write disk over a base
-//! that stays untouched.
+//! that stays untouched; [`Tracked`] knows what is written to one while somebody copies it.
 //!
 //! [`info`], [`check`], [`resize`] and [`convert`] are for disks that no machine uses.
 //!
@@ -17,6 +17,7 @@ mod options;
 mod qcow2;
 mod raw;
 mod tools;
+mod tracked;
 mod transfer;
 mod worker;
 
@@ -29,4 +30,5 @@ pub use image::Image;
 pub use options::{DiskOptions, Format};
 pub use qcow2::{create_overlay, create_overlay_beside, set_backing};
 pub use tools::{DiskInfo, Findings, backing_files, check, convert, info, resize};
+pub use tracked::{BLOCK, Extent, Tracked};
 pub use worker::Disk;

@@ -16,7 +16,7 @@ use lzma_rust2::XzReader;
 
 pub use control::{Stanza, stanzas};
 pub use mirror::MIRROR_VARIABLE;
-pub(crate) use packages::is_sha256;
+pub use packages::is_sha256;
 pub use packages::{Comparison, Index, Package, Priority, Relation};
 pub use release::{IndexFile, Keyring, Release};
 pub use resolve::{Selection, resolve};

@@ -374,9 +374,9 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         let host = memory.host_address().as_ptr() as u64 + offset;
         let index = tlb_index(address);
         let spaces = &mut self.state.spaces;
-        let is_clean = memory.code_pages().is_none_or(|pages| pages.is_clean(physical));
+        let is_noted = memory.code_pages().is_none_or(|pages| pages.notes_writes(physical));
         let can_load = translation.readable || access == Access::Load;
-        let can_store = (translation.writable || access == Access::Store) && !is_clean;
+        let can_store = (translation.writable || access == Access::Store) && !is_noted;
         let large = (translation.fenced_size > PAGE_SIZE).then_some(translation.fenced_size);
         let entry = TlbEntry {
             load: if can_load { page } else { TlbEntry::no_page(index) },

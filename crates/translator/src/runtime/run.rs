@@ -60,6 +60,8 @@ pub(super) struct State {
     /// The hart's debugger's points that the spaces agree with.
     debug_epoch: u64,
     generation: u64,
+    /// What [`CodePages::tracked`](rvisor_waist::CodePages::tracked) was when rights to store were given up last.
+    tracked: u32,
     heat: Heat,
     /// The cache is full.
     pub is_full: bool,
@@ -126,6 +128,7 @@ impl Translator {
             epoch: 0,
             debug_epoch: 0,
             generation: 0,
+            tracked: 0,
             heat: Heat::default(),
             is_full: false,
             decoded: [(0, None); DECODED],
@@ -260,8 +263,13 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
     }
 
     fn enter_code(&mut self) {
-        let State { shared, spaces, hints, hart_index, .. } = &mut *self.state;
+        let State { shared, spaces, hints, hart_index, tracked, .. } = &mut *self.state;
         let first = self.vm.memory().range().start.0;
+        let now = self.vm.memory().code_pages().map_or(0, |pages| pages.tracked());
+        if now != *tracked {
+            *tracked = now;
+            spaces.protect_all();
+        }
         let generation = shared.enter(*hart_index, |page| protect(spaces, hints, first, page));
         if generation != self.state.generation {
             self.state.generation = generation;

@@ -87,6 +87,13 @@ impl Tlb {
         self.stores[index].page = TlbEntry::no_page(index);
     }
 
+    /// Takes away all rights to store.
+    fn protect_all(&mut self) {
+        for (index, way) in self.stores.iter_mut().enumerate() {
+            way.page = TlbEntry::no_page(index);
+        }
+    }
+
     /// Takes away the right to store to a guest physical page, if the entry is of it.
     fn protect(&mut self, index: usize, physical: u64) {
         if self.physical[index] == physical {
@@ -770,7 +777,12 @@ impl Spaces {
         self.data.iter_mut().for_each(|space| space.protect(physical));
     }
 
-    /// The same where it is known to be mapped at one place only.
+    /// Takes away all rights to store.
+    pub fn protect_all(&mut self) {
+        self.data.iter_mut().for_each(|space| space.tlb.protect_all());
+    }
+
+    /// The same as [`protect`](Self::protect) where the page is known to be mapped at one place only.
     pub fn protect_entry(&mut self, space: usize, index: usize, physical: u64) {
         self.data[space].tlb.protect(index, physical);
     }

@@ -26,7 +26,7 @@ pub use count::{Findings, count};
 use super::create::create_file;
 use super::image::caught;
 use super::options::{find_format, open_file};
-use super::{DiskError, Format, Image, lock, raw};
+use super::{DiskError, Extent, Format, Image, lock, raw};
 
 /// Longest chain of backing files; it also ends a chain that bites its tail.
 const MAX_DEPTH: usize = 16;
@@ -222,6 +222,23 @@ impl Image for Qcow2 {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zero_data(range),
             result => result,
         }
+    }
+
+    fn extent(&self, range: Range<u64>) -> io::Result<(Extent, u64)> {
+        let access = self.access();
+        let (mapping, length) = access.get_mapping(range.start, range.end - range.start)?;
+        // Files from the bottom of the chain up; the last is the disk itself.
+        let files = access.inner().collect_storage_dependencies();
+        let is_base = |storage| files.len() > 1 && std::ptr::eq(storage, files[0]);
+        let extent = match mapping {
+            Mapping::Zero { explicit: false, .. } if files.len() == 1 => Extent::Empty,
+            Mapping::Zero { .. } => Extent::Zero,
+            Mapping::Raw { storage, .. } if is_base(storage) => Extent::Base,
+            _ => Extent::Own,
+        };
+        // Nothing may be left out.
+        let length = if length == 0 { range.end - range.start } else { length };
+        Ok((extent, length))
     }
 }
 

@@ -128,6 +128,20 @@ fn protected_page_is_loaded_from_and_not_stored_to_anywhere() {
 }
 
 #[test]
+fn all_rights_to_store_are_taken_away_at_once() {
+    let mut spaces = spaces();
+    for asid in [1, 2] {
+        spaces.enter(user(asid));
+        add(&mut spaces, PAGE, None, false);
+    }
+    spaces.protect_all();
+    for asid in [1, 2] {
+        spaces.enter(user(asid));
+        assert_eq!(known(&mut spaces, PAGE), (true, false));
+    }
+}
+
+#[test]
 fn protecting_one_entry_leaves_another_page_in_it_alone() {
     let mut spaces = spaces();
     spaces.enter(user(1));
