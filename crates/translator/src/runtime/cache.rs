@@ -95,6 +95,7 @@ pub struct CodeCache {
     /// The blocks' addresses: what is asked for most often stands close together.
     codes: Vec<u64>,
     links: Vec<Link>,
+    by_address: FxHashMap<u64, BlockId>,
     /// By guest physical address of the page.
     pages: FxHashMap<u64, PageCode>,
     /// Blocks of instructions across page ends, by both pages.
@@ -135,6 +136,7 @@ impl CodeCache {
             blocks: Vec::new(),
             codes: Vec::new(),
             links: Vec::new(),
+            by_address: FxHashMap::default(),
             pages: FxHashMap::default(),
             across: FxHashMap::default(),
             epoch: 0,
@@ -149,7 +151,7 @@ impl CodeCache {
 
     /// The block at a guest physical address.
     pub fn find(&self, physical: u64) -> Option<BlockId> {
-        self.pages.get(&page_of(physical))?.find(physical % PAGE_SIZE)
+        self.by_address.get(&physical).copied()
     }
 
     pub fn code(&self, block: BlockId) -> u64 {
@@ -174,9 +176,8 @@ impl CodeCache {
             let pieces = pieces(page, &block, bytes);
             self.add(page, &block, pieces, None)
         });
-        let code = self.pages.entry(page).or_default();
-        code.enter(entry as u64, id);
-        for link in code.waited(entry as u64) {
+        self.by_address.insert(page + entry as u64, id);
+        for link in self.pages.entry(page).or_default().waited(entry as u64) {
             self.link(link, id, 0);
         }
         id
@@ -219,7 +220,7 @@ impl CodeCache {
         let new = self.add(page, trace, pieces, Some(&second));
         self.counts.traces += 1;
         self.counts.traced += trace.nodes.len() as u64;
-        self.pages.entry(page).or_default().enter(trace.entry as u64, new);
+        self.by_address.insert(physical, new);
         let code = self.code(new);
         let incoming = std::mem::take(&mut self.blocks[old as usize].incoming);
         for &number in &incoming {
@@ -343,10 +344,9 @@ impl CodeCache {
             });
             // Jumps inside the page need not wait to be taken, only for their target's block.
             if patch.mappings.is_none() {
-                let known = self.pages.entry(page).or_default();
-                match known.find(patch.target as u64) {
+                match self.find(page + patch.target as u64) {
                     Some(target) => self.link(number, target, 0),
-                    None => known.wait(patch.target as u64, number),
+                    None => self.pages.entry(page).or_default().wait(patch.target as u64, number),
                 }
             }
         }
@@ -434,13 +434,15 @@ impl CodeCache {
         let pieces = std::mem::take(&mut block.pieces);
         for piece in &pieces {
             if let Some(known) = self.pages.get_mut(&piece.page) {
-                known.leave(block.physical.wrapping_sub(piece.page), id);
                 known.forget_links(&block.links);
                 known.blocks.retain(|&other| other != id);
                 if known.blocks.is_empty() {
                     self.pages.remove(&piece.page);
                 }
             }
+        }
+        if self.by_address.get(&block.physical) == Some(&id) {
+            self.by_address.remove(&block.physical);
         }
         if let [first, second] = &pieces[..] {
             let key = (first.page, second.page);
@@ -474,6 +476,7 @@ impl CodeCache {
         self.blocks.clear();
         self.codes.clear();
         self.links.clear();
+        self.by_address.clear();
         self.pages.clear();
         self.across.clear();
         self.counts.flushes += 1;
@@ -500,10 +503,6 @@ const NOTHING: u64 = 8;
 fn to(opcode: u8, address: u64, target: u64) -> [u8; 5] {
     let [a, b, c, d] = (target.wrapping_sub(address + 5) as u32).to_le_bytes();
     [opcode, a, b, c, d]
-}
-
-const fn page_of(physical: u64) -> u64 {
-    physical & !(PAGE_SIZE - 1)
 }
 
 /// Puts code into its place.
