@@ -2,15 +2,18 @@
 //! Bundles of the type-1 home: any bytes are read or refused, and what is written is read back.
 
 use libfuzzer_sys::fuzz_target;
-use rvisor_machine::bundle::{Attachment, Bundle, BundledGuest, DiskRange, Settings, read, write};
+use rvisor_machine::bundle::{
+    Attachment, Bundle, BundledGuest, DiskRange, SavedGuest, Settings, read, write,
+};
 
 type Numbers = (u64, u32, u32, u32, u64);
 type Devices = (Option<(u64, u64, bool)>, Option<(u32, [u8; 6])>, bool, bool);
+type Saved<'a> = (Option<(u64, u64)>, Option<(&'a [u8], &'a [u8], &'a [u8])>);
 
 fuzz_target!(|input: (
     &[u8],
     (u32, bool, Option<u32>),
-    Vec<(&str, Numbers, Devices, &[u8], &[u8], &str)>
+    Vec<(&str, Numbers, Devices, Saved<'_>, &[u8], &[u8], &str)>
 )| {
     let (file, (slice, prefix, uplink), guests) = input;
     if let Ok(bundle) = read(file) {
@@ -18,7 +21,7 @@ fuzz_target!(|input: (
     }
     let guests = guests
         .into_iter()
-        .map(|(name, numbers, devices, kernel, initrd, command_line)| {
+        .map(|(name, numbers, devices, (save, saved), kernel, initrd, command_line)| {
             let (memory, harts, weight, cap, affinity) = numbers;
             let (disk, network, autostart, bare) = devices;
             BundledGuest {
@@ -31,6 +34,8 @@ fuzz_target!(|input: (
                 bare,
                 disk: disk.map(|(start, sectors, read_only)| DiskRange { start, sectors, read_only }),
                 network: network.map(|(network, mac)| Attachment { network, mac }),
+                save: save.map(|(start, sectors)| DiskRange { start, sectors, read_only: false }),
+                saved: saved.map(|(state, memory, notes)| SavedGuest { state, memory, notes }),
                 initrd: (!initrd.is_empty()).then_some(initrd),
                 command_line,
                 ..BundledGuest::new(name, kernel)

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use rvisor_machine::persist::{MemoryRuns, SavedState};
-use rvisor_machine::{Backends, SlotBuilder, TranslationMode, VirtualHart, Vm, VmConfig};
+use rvisor_machine::slots::MetalSlots;
+use rvisor_machine::{Backends, Extensions, SlotBuilder, TranslationMode, VirtualHart, Vm, VmConfig};
 use rvisor_virtio::Transport;
 use rvisor_virtio::blk::Blk;
 use rvisor_virtio::console::Console;
@@ -49,7 +50,13 @@ fn machine(machine_mode: bool) -> (Vm<TestMemory>, Vec<VirtualHart>) {
             }),
         ],
     };
-    let config = VmConfig { harts: 2, machine_mode, translation: TranslationMode::Sv57, hypervisor: true };
+    let config = VmConfig {
+        harts: 2,
+        machine_mode,
+        translation: TranslationMode::Sv57,
+        hypervisor: true,
+        extensions: Extensions::ALL,
+    };
     let vm = Vm::new(config, Arc::new(TestMemory::new(1 << 20)), Arc::new(Time), backends);
     let harts = (0..2).map(|index| VirtualHart::new(index, &vm)).collect();
     (vm, harts)
@@ -60,7 +67,7 @@ fn save(vm: &Vm<TestMemory>, harts: &mut [VirtualHart]) -> SavedState {
     vm.save(&harts, 1).expect("it can be saved")
 }
 
-/// Edits of a good state with a checksum that fits; and a stream of memory.
+// Edits of a good state with a checksum that fits; and a stream of memory.
 fuzz_target!(|input: (bool, Vec<(u16, u8)>, Vec<u8>)| {
     const HEADER: usize = 16;
     let (machine_mode, edits, stream) = input;
@@ -73,6 +80,10 @@ fuzz_target!(|input: (bool, Vec<(u16, u8)>, Vec<u8>)| {
     let sum = crc32fast::hash(&bytes[HEADER..]);
     bytes[12..HEADER].copy_from_slice(&sum.to_le_bytes());
     let state = SavedState::new(bytes).expect("the checksum fits");
+    let _ = state.shape();
+    if let Ok(slots) = state.slots() {
+        let _ = MetalSlots::of(&slots);
+    }
     let (vm, mut harts) = machine(machine_mode);
     if vm.restore(&state, &mut harts).is_ok() {
         for base in (0..8).map(rvisor_machine::memory_map::virtio) {

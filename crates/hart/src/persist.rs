@@ -138,7 +138,7 @@ impl Hart {
         }
         for &[number, value] in csrs {
             let known = self.saved_csrs().find(|&known| u64::from(known) == number);
-            self.restore_csr(known.ok_or(StateError::Invalid("CSR number"))?, value);
+            self.restore_csr(known.ok_or(StateError::Invalid("CSR number"))?, value)?;
         }
         if self.config.hypervisor {
             self.virtualized = reader.flag(field::VIRTUALIZED)? && self.privilege != Privilege::Machine;
@@ -146,18 +146,37 @@ impl Hart {
         Ok(())
     }
 
-    fn restore_csr(&mut self, number: u16, value: u64) {
+    fn restore_csr(&mut self, number: u16, value: u64) -> Result<(), StateError> {
         // The counters are written as the next instruction is to see them.
         let next = match number {
             MCYCLE | MINSTRET => value.wrapping_add(u64::from(!self.is_inhibited(number))),
             _ => value,
         };
+        if !self.config.supervisor_only || !is_machine_level(number) {
+            self.set_csr(number, next);
+            return Ok(());
+        }
+        // No software runs in M-mode that could have changed anything but what S-mode sees of these.
+        let before = self.csr.clone();
         self.set_csr(number, next);
+        let changed = match number {
+            MSTATUS => (self.csr.mstatus ^ before.mstatus) & !SSTATUS_MASK,
+            MIE => self.csr.mie & !self.csr.mideleg,
+            MIP => self.csr.mip & !self.csr.mideleg,
+            MCYCLE | MINSTRET => 0,
+            _ => (self.csr != before).into(),
+        };
+        if changed == 0 { Ok(()) } else { Err(StateError::Invalid("CSR of M-mode")) }
     }
 
     fn is_inhibited(&self, number: u16) -> bool {
         self.csr.mcountinhibit & (1 << (number - MCYCLE)) != 0
     }
+}
+
+/// Bits 9 and 8 of a CSR's number are the lowest mode that may access it.
+const fn is_machine_level(number: u16) -> bool {
+    number >> 8 & 3 == 3
 }
 
 fn registers(reader: &mut StateReader<'_>, number: u16) -> Result<[u64; 32], StateError> {

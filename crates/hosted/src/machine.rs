@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use rvisor_machine::boot::{BootError, Placed, Program};
 use rvisor_machine::memory_map::{self, RAM_BASE, VIRTIO_SLOTS};
 use rvisor_machine::persist::SavedState;
+use rvisor_machine::slots::{MetalSlots, SlotKind, in_order};
 use rvisor_machine::{
-    Backends, DebugStop, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VirtualHart, VmConfig,
+    Backends, DebugStop, Extensions, Interpreter, MAX_HARTS, SlotBuilder, TranslationMode, VirtualHart,
+    VmConfig,
 };
 use rvisor_translator::Translator;
 use rvisor_virtio::Transport;
@@ -126,6 +128,8 @@ pub struct MachineConfig {
     pub machine_mode: bool,
     /// Whether the harts have the hypervisor extension.
     pub hypervisor: bool,
+    /// Whether the guest is told of nothing but what machines have on any hardware, in any home.
+    pub portable: bool,
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<DiskOptions>,
     /// Network card, if any.
@@ -223,7 +227,8 @@ impl Machine {
         if is_compared && origin.is_some() {
             return Err(MachineError::Lockstep);
         }
-        let ticks = origin.as_ref().map_or(Ok(0), |origin| origin.state.shape().map(|shape| shape.ticks))?;
+        let shape = origin.as_ref().map(|origin| origin.state.shape()).transpose()?;
+        let ticks = shape.map_or(0, |shape| shape.ticks);
         let (state, memory) = origin.map(|origin| ((origin.state, origin.hold), origin.memory)).unzip();
         let map = if is_compared { HostMemory::in_file } else { HostMemory::new };
         let memory = match memory {
@@ -238,7 +243,8 @@ impl Machine {
         let asked = config.disks.len() + config.tagged_shares.len();
         let open = |options: &DiskOptions| options.open().map(|image| Arc::new(Tracked::new(image)));
         let images = config.disks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let (slots, counters, forwards) = slots(&mut config, &images, &memory)?;
+        let saved = state.as_ref().map(|(state, _)| state);
+        let (slots, counters, forwards) = slots(&mut config, &images, &memory, saved)?;
         if slots.len() > VIRTIO_SLOTS as usize {
             return Err(MachineError::TooManyDevices(asked));
         }
@@ -249,11 +255,18 @@ impl Machine {
             sbi_console: config.serial.backend(),
             virtio: builders,
         };
+        let (translation, extensions) = match shape {
+            // What its guest was told holds, wherever that was.
+            Some(shape) => (shape.config.translation, shape.config.extensions),
+            None if config.portable => (TranslationMode::Sv39, Extensions::portable()),
+            None => (TranslationMode::Sv57, Extensions::ALL),
+        };
         let vm_config = VmConfig {
             harts: config.harts,
             machine_mode: config.machine_mode,
-            translation: TranslationMode::Sv57,
+            translation,
             hypervisor: config.hypervisor,
+            extensions,
         };
         let stepped = Arc::new(SteppedClock::new(clock.clone()));
         let guest_clock: Arc<dyn Clock> =
@@ -528,24 +541,26 @@ fn connect(wake: &Wake, vm: &Arc<HostedVm>, window: memory_map::Window) {
 
 /// One virtio device to be: how to make it, and the wakes that shall poll it.
 struct Slot {
+    kind: SlotKind,
     build: SlotBuilder<HostMemory>,
     wakes: Vec<Wake>,
 }
 
 impl Slot {
     fn new<D: Device + 'static>(
+        kind: SlotKind,
         wakes: Vec<Wake>,
         build: impl FnOnce(Arc<HostMemory>, Arc<dyn rvisor_waist::InterruptLine>) -> D + 'static,
     ) -> Self {
-        Self { build: Box::new(|memory, line| Box::new(build(memory, line))), wakes }
+        Self { kind, build: Box::new(|memory, line| Box::new(build(memory, line))), wakes }
     }
 }
 
-/// Disks first, so that guests number them from the first slot; then network, console, entropy, shares.
 fn slots(
     config: &mut MachineConfig,
     images: &[Arc<Tracked>],
     memory: &Arc<HostMemory>,
+    saved: Option<&SavedState>,
 ) -> Result<(Vec<Slot>, Counters, Option<Ports>), MachineError> {
     let (mut slots, mut counters, mut forwards) = (Vec::new(), Counters::default(), None);
     for (options, image) in config.disks.iter().zip(images) {
@@ -553,7 +568,7 @@ fn slots(
         let disk =
             Disk::new(Arc::clone(image) as _, options.identity(), Arc::clone(memory), wake.as_closure())?;
         counters.disks.push(disk.counters());
-        slots.push(Slot::new(vec![wake], move |memory, line| {
+        slots.push(Slot::new(SlotKind::Disk, vec![wake], move |memory, line| {
             Transport::new(Blk::new(Box::new(disk)), memory, line)
         }));
     }
@@ -567,7 +582,7 @@ fn slots(
             None => random_mac()?,
         };
         let is_assigned = options.member.is_some();
-        slots.push(Slot::new(vec![wake], move |memory, line| {
+        slots.push(Slot::new(SlotKind::Network, vec![wake], move |memory, line| {
             let card = Net::new(mac, Box::new(network));
             Transport::new(if is_assigned { card.with_assigned_mac() } else { card }, memory, line)
         }));
@@ -577,7 +592,7 @@ fn slots(
         let network = TapNetwork::new(tap, wake.as_closure())?;
         counters.network = Some(network.counters());
         let mac = tap.mac();
-        slots.push(Slot::new(vec![wake], move |memory, line| {
+        slots.push(Slot::new(SlotKind::Network, vec![wake], move |memory, line| {
             Transport::new(Net::new(mac, Box::new(network)), memory, line)
         }));
     }
@@ -588,24 +603,33 @@ fn slots(
             .ports
             .drain(..)
             .fold(terminal, |console, port| console.with_port(&port.name, port.backend));
-        slots.push(Slot::new(wakes, move |memory, line| Transport::new(console, memory, line)));
+        slots.push(Slot::new(SlotKind::Console, wakes, move |memory, line| {
+            Transport::new(console, memory, line)
+        }));
     }
     let entropy = HostEntropy::new()?;
-    slots.push(Slot::new(Vec::new(), move |memory, line| {
+    slots.push(Slot::new(SlotKind::Entropy, Vec::new(), move |memory, line| {
         Transport::new(Rng::new(Box::new(entropy)), memory, line)
     }));
     slots.extend(shares(config, memory)?);
-    // It can be done without where disks take all slots.
-    if slots.len() < VIRTIO_SLOTS as usize {
-        slots.push(Slot::new(Vec::new(), |memory, line| Transport::new(Balloon::new(), memory, line)));
+    // It can be done without where disks take all slots; and machines that come from the type-1 home do without.
+    let has_balloon = match saved {
+        Some(state) => MetalSlots::of(&state.slots()?).map_or(true, |slots| slots.balloon),
+        None => true,
+    };
+    if has_balloon && slots.len() < VIRTIO_SLOTS as usize {
+        slots.push(Slot::new(SlotKind::Balloon, Vec::new(), |memory, line| {
+            Transport::new(Balloon::new(), memory, line)
+        }));
     }
+    let slots = in_order(slots.into_iter().map(|slot| (slot.kind, slot)).collect());
     Ok((slots, counters, forwards))
 }
 
 fn shares(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>, MachineError> {
     let mut slots = Vec::new();
     let mut add = |wake, shares| {
-        slots.push(Slot::new(vec![wake], move |memory, line| {
+        slots.push(Slot::new(SlotKind::Shares, vec![wake], move |memory, line| {
             Transport::new(P9::new(Box::new(shares)), memory, line)
         }));
     };

@@ -28,6 +28,13 @@ pub use initramfs::overlay as run_overlay;
 pub use recipe::Recipe;
 pub use store::{Blob, Draft, Image, Manifest, Name, NewImage, Store};
 
+/// The digest by which a file is kept in the store.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex(&sha2::Sha256::digest(bytes))
+}
+
 /// Bytes as lowercase hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

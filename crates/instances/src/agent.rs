@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::{Frame, LONGEST_FRAME, kind};
 
 /// The port's name in the guest.
-const NAME: &str = "org.rvisor.agent";
+const NAME: &str = rvisor_machine::slots::AGENT_PORT;
 /// Version of the protocol that this end speaks.
 const VERSION: u32 = 1;
 /// Bytes before a frame's payload.

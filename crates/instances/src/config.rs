@@ -35,6 +35,9 @@ pub struct Config {
     /// Whether the harts have the hypervisor extension.
     #[serde(default)]
     pub hypervisor: bool,
+    /// Whether its guest is told of nothing but what machines have on any hardware, in any home (`--portable`).
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub portable: bool,
     /// Thousandths of a host's processor that its harts may use together; else all that they can.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cpu_limit: Option<u32>,

@@ -14,6 +14,8 @@ impl Scratch {
     /// An empty one, in which the files of machines can be linked.
     pub fn new(machines: &Machines) -> Result<Self> {
         let path = machines.transient("copy");
+        let root = machines.store().join("machines");
+        fs::create_dir_all(&root).context("create", &root)?;
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).context("create", &path)?;
         // By which others see that somebody is at it.

@@ -581,6 +581,7 @@ pub(crate) mod tests {
             append: String::new(),
             cpus: 1,
             hypervisor: false,
+            portable: false,
             memory: 1 << 30,
             network: false,
             publish: Vec::new(),

@@ -43,27 +43,40 @@ fn refused(text: impl Into<String>) -> Error {
 pub fn export(machines: &Machines, directory: &Directory, output: &mut dyn Write) -> Result<()> {
     let scratch = Scratch::new(machines)?;
     directory.save_into(scratch.path())?;
-    let config = directory.config()?;
+    let blobs = directory.store().join("blobs/sha256");
+    write(scratch.path(), directory.config()?, |digest| blobs.join(digest), output)
+}
+
+/// Writes the machine whose files are in `files`, and those of its image where `blob` says.
+pub(crate) fn write(
+    files: &Path,
+    config: Config,
+    blob: impl Fn(&str) -> PathBuf,
+    output: &mut dyn Write,
+) -> Result<()> {
     let told =
         |error: io::Error| refused(format!("the machine can't be written ({error}); check disk space"));
     output.write_all(MAGIC).and_then(|()| output.write_all(&VERSION.to_le_bytes())).map_err(told)?;
-    let path = scratch.path().join(CONFIG);
+    let path = files.join(CONFIG);
     let text = serde_json::to_vec(&Config { remove: false, ..config.clone() });
     fs::write(&path, text.map_err(io::Error::from).map_err(told)?).context("write", &path)?;
-    let entries = fs::read_dir(scratch.path()).context("read", scratch.path())?;
+    let entries = fs::read_dir(files).context("read", files)?;
     let mut names: Vec<_> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| name != LOCK);
     names.sort();
-    let own = names.into_iter().map(|name| (scratch.path().join(&name), name));
-    let digests = [Some(&config.kernel), Some(&config.run_initrd), config.base_disk.as_ref()];
-    let blobs = directory.store().join("blobs/sha256");
-    let blobs = digests.into_iter().flatten().map(|digest| (blobs.join(digest), format!("{BLOB}{digest}")));
+    let own = names.into_iter().map(|name| (files.join(&name), name));
+    let blobs = digests(&config).map(|digest| (blob(digest), format!("{BLOB}{digest}")));
     for (path, name) in own.chain(blobs) {
         let file = File::open(&path).context("open", &path)?;
         write_file(&file, &name, output).map_err(told)?;
     }
     output.write_all(&0_u16.to_le_bytes()).and_then(|()| output.flush()).map_err(told)
+}
+
+/// Digests of the image's files that a machine needs.
+pub(crate) fn digests(config: &Config) -> impl Iterator<Item = &String> {
+    [Some(&config.kernel), Some(&config.run_initrd), config.base_disk.as_ref()].into_iter().flatten()
 }
 
 fn write_file(file: &File, name: &str, output: &mut dyn Write) -> io::Result<()> {
@@ -76,7 +89,17 @@ fn write_file(file: &File, name: &str, output: &mut dyn Write) -> io::Result<()>
     put(&(name.len() as u16).to_le_bytes())?;
     put(name.as_bytes())?;
     put(&size.to_le_bytes())?;
-    let mut runs = MemoryWriter::new(true, &mut put);
+    write_pages(file, size, &mut put)?;
+    output.write_all(&sum.finalize().to_le_bytes())
+}
+
+/// Writes a file's pages that aren't zero as runs.
+pub(crate) fn write_pages(
+    file: &File,
+    size: u64,
+    put: &mut impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut runs = MemoryWriter::new(true, put);
     let mut offset = 0;
     while let Ok(start) = seek(file, SeekFrom::Data(offset)) {
         let mut page = start / PAGE_SIZE;
@@ -93,8 +116,7 @@ fn write_file(file: &File, name: &str, output: &mut dyn Write) -> io::Result<()>
             break;
         }
     }
-    runs.finish()?;
-    output.write_all(&sum.finalize().to_le_bytes())
+    runs.finish()
 }
 
 /// An error of the file that is being read.
@@ -141,40 +163,47 @@ pub fn import(
     input: &mut dyn Read,
 ) -> Result<(Directory, Lock, bool)> {
     machines.check_unused(name)?;
-    fs::create_dir_all(machines.store().join("machines")).context("create", machines.store())?;
     let scratch = Scratch::new(machines)?;
+    let (config, blobs) = read(scratch.path(), input)?;
+    let config = local(config, code_cache);
+    let files = scratch.path().to_owned();
+    let blob = |digest: &str| machines.store().join("blobs/sha256").join(digest);
+    point_disks(&files, &config, blob)?;
+    // The machine's description comes first, so that its files aren't taken for garbage.
+    let (directory, lock) = machines.create(name, &config, |path| {
+        for digest in &blobs {
+            let adopted = store.adopt_blob(&blob_in(&files, digest), digest);
+            adopted.map_err(|error| refused(error.to_string()))?;
+        }
+        fill(&files, path, fresh)?;
+        check_disks(path, &config, blob)
+    })?;
+    let running = directory.file(RESUME).exists();
+    Ok((directory, lock, running))
+}
+
+/// Reads the files of an exported machine into a directory. Returns what it is, and the digests of its image's files.
+pub(crate) fn read(files: &Path, input: &mut dyn Read) -> Result<(Config, Vec<String>)> {
     let damaged = |error: Wrong| refused(format!("the exported machine can't be read: {error}"));
     read_header(input).map_err(damaged)?;
     let mut blobs = Vec::new();
-    while let Some(name) = read_file(scratch.path(), input).map_err(damaged)? {
+    while let Some(name) = read_file(files, input).map_err(damaged)? {
         if let Some(digest) = name.strip_prefix(BLOB) {
             blobs.push(digest.to_owned());
         }
     }
-    let text = fs::read(scratch.path().join(CONFIG)).map_err(|_| damaged(StateError::Malformed.into()))?;
+    let text = fs::read(files.join(CONFIG)).map_err(|_| damaged(StateError::Malformed.into()))?;
     let config: Config = serde_json::from_slice(&text)
         .map_err(|error| refused(format!("its description is damaged: {error}")))?;
-    let config = local(config, code_cache);
-    for digest in
-        [Some(&config.kernel), Some(&config.run_initrd), config.base_disk.as_ref()].into_iter().flatten()
-    {
-        if !blobs.contains(digest) {
-            return Err(refused("the exported machine lacks a file of its image"));
-        }
+    if digests(&config).any(|digest| !blobs.contains(digest)) {
+        return Err(refused("the exported machine lacks a file of its image"));
     }
-    let files = scratch.path().to_owned();
-    point_disks(&files, &config, machines.store())?;
-    // The machine's description comes first, so that its files aren't taken for garbage.
-    let (directory, lock) = machines.create(name, &config, |path| {
-        for digest in &blobs {
-            let adopted = store.adopt_blob(&files.join(format!("{BLOB}{digest}")), digest);
-            adopted.map_err(|error| refused(error.to_string()))?;
-        }
-        fill(&files, path, fresh)?;
-        check_disks(path, &config, machines.store())
-    })?;
-    let running = directory.file(RESUME).exists();
-    Ok((directory, lock, running))
+    Ok((config, blobs))
+}
+
+/// Where a file of the image is, beside those of its exported machine.
+pub(crate) fn blob_in(files: &Path, digest: &str) -> PathBuf {
+    files.join(format!("{BLOB}{digest}"))
 }
 
 /// What of a machine's description holds on this host: what it is, and nothing about the host. Field by field, so that
@@ -192,6 +221,7 @@ pub(crate) fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
         memory: config.memory,
         cpu_limit: config.cpu_limit,
         hypervisor: config.hypervisor,
+        portable: config.portable,
         network: config.network,
         private_network: None,
         tap: None,
@@ -218,7 +248,7 @@ pub(crate) fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
 }
 
 /// Checks that the disks lie over nothing but what they were given: a disk could name any file of this host.
-fn check_disks(machine: &Path, config: &Config, store: &Path) -> Result<()> {
+pub(crate) fn check_disks(machine: &Path, config: &Config, blob: impl Fn(&str) -> PathBuf) -> Result<()> {
     let same = |path: &Path| path.canonicalize().context("find", path);
     let own = Directory::disk_in(machine);
     for number in 0..=config.disks.len() {
@@ -232,7 +262,7 @@ fn check_disks(machine: &Path, config: &Config, store: &Path) -> Result<()> {
             if base.exists() {
                 allowed.push(same(&base)?);
             }
-            allowed.push(same(&store.join("blobs/sha256").join(digest))?);
+            allowed.push(same(&blob(digest))?);
         }
         let options = DiskOptions { format: Some(Format::Qcow2), ..DiskOptions::new(&path) };
         let found = backing_files(&options)?.iter().map(|path| same(path)).collect::<Result<Vec<_>>>()?;
@@ -300,10 +330,10 @@ fn read_file(directory: &Path, input: &mut dyn Read) -> Result<Option<String>, W
     Ok(Some(name))
 }
 
-/// Has the disks lie over this store's files.
-fn point_disks(files: &Path, config: &Config, store: &Path) -> Result<()> {
+/// Has the disks lie over the image's file that is where `blob` says.
+pub(crate) fn point_disks(files: &Path, config: &Config, blob: impl Fn(&str) -> PathBuf) -> Result<()> {
     let Some(digest) = &config.base_disk else { return Ok(()) };
-    let blob = store.join("blobs/sha256").join(digest);
+    let blob = blob(digest);
     let (base, disk) = (files.join(BASE), Directory::disk_in(files));
     if base.exists() {
         set_backing(&base, &blob)?;

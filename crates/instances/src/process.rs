@@ -142,6 +142,7 @@ impl VmProcess {
             cpu_limit: config.cpu_limit,
             machine_mode: false,
             hypervisor: config.hypervisor,
+            portable: config.portable,
             disks: disks(&directory, &config),
             network,
             tap: tap(&directory, &config)?,

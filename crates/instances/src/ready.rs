@@ -49,6 +49,8 @@ struct Key {
     cpus: u32,
     memory: u64,
     hypervisor: bool,
+    #[serde(default)]
+    portable: bool,
     network: bool,
     for_command: bool,
 }
@@ -64,6 +66,7 @@ impl Key {
             cpus: config.cpus,
             memory: config.memory,
             hypervisor: config.hypervisor,
+            portable: config.portable,
             network: config.network,
             for_command: config.is_for_command(),
         }

@@ -5,7 +5,8 @@
 //! header   magic "RVBUNDLE", version, number of guests, length of the file, XXH64 of settings and records
 //! settings of the monitor
 //! records  one for each guest
-//! pieces   kernels, initrds and command lines, each at a multiple of 8 bytes, its XXH64 in the record
+//! pieces   kernels, initrds, command lines, and of guests that go on from a state that and their memory, each at a multiple
+//!          of 8 bytes, its XXH64 in the record
 //! ```
 //!
 //! All numbers are little-endian. Readers check every length and checksum, that no two guests have one name, and that no
@@ -14,21 +15,24 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use rvisor_waist::SECTOR_SIZE;
 use thiserror::Error;
 
-use crate::MAX_HARTS;
 use crate::checksum::xxh64;
+use crate::{MAX_HARTS, save_area};
 
 /// First bytes of a bundle.
 pub const MAGIC: &[u8; 8] = b"RVBUNDLE";
 /// The version that this code reads and writes.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Bytes of the header.
 const HEADER: usize = 32;
 /// Bytes of the settings.
 const SETTINGS: usize = 16;
 /// Bytes of a record.
-const RECORD: usize = 168;
+const RECORD: usize = 256;
+/// Pieces of a guest.
+const PIECES: usize = 6;
 /// Bytes of a guest's name at most.
 const NAME: usize = 32;
 /// Guests in one bundle at most.
@@ -86,6 +90,19 @@ pub enum BundleError {
     /// Two guests on the same sectors.
     #[error("guests {0:?} and {1:?} have disk ranges that overlap; move one, or make both read-only")]
     Overlap(String, String),
+    /// A guest's disk and save area on the same sectors.
+    #[error("guest {0:?}: its disk and its save area overlap; move one")]
+    OwnOverlap(String),
+    /// A save area without room.
+    #[error("guest {guest:?}: its save area has {have} sectors, {need} may be needed; leave its size out")]
+    SmallSave {
+        /// Which guest.
+        guest: String,
+        /// Sectors it has.
+        have: u64,
+        /// Sectors it needs.
+        need: u64,
+    },
     /// Two guests on one network with one address.
     #[error("guests {0:?} and {1:?} have the same network address; change one")]
     SameAddress(String, String),
@@ -183,6 +200,10 @@ pub struct BundledGuest<'a> {
     pub disk: Option<DiskRange>,
     /// Its network card.
     pub network: Option<Attachment>,
+    /// Where its state is kept while it is off.
+    pub save: Option<DiskRange>,
+    /// What it goes on from the first time, instead of starting the kernel.
+    pub saved: Option<SavedGuest<'a>>,
     /// Whether `kernel` is a bare program, raw or ELF, instead of a Linux `Image`.
     pub bare: bool,
     /// What it starts, in S-mode.
@@ -191,6 +212,17 @@ pub struct BundledGuest<'a> {
     pub initrd: Option<&'a [u8]>,
     /// Kernel command line.
     pub command_line: &'a str,
+}
+
+/// A machine that was saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedGuest<'a> {
+    /// Its state, as in a snapshot.
+    pub state: &'a [u8],
+    /// Its memory, as runs.
+    pub memory: &'a [u8],
+    /// What the hosted home knows of it besides, for when it comes back; the type-1 home only hands it on.
+    pub notes: &'a [u8],
 }
 
 impl<'a> BundledGuest<'a> {
@@ -207,6 +239,8 @@ impl<'a> BundledGuest<'a> {
             autostart: true,
             disk: None,
             network: None,
+            save: None,
+            saved: None,
             bare: false,
             kernel,
             initrd: None,
@@ -243,16 +277,42 @@ impl BundledGuest<'_> {
                 "its network address is a group's; clear the lowest bit of the first byte",
             ),
             (!self.kernel.is_empty(), "the kernel is empty"),
+            (
+                self.save
+                    .is_none_or(|save| !save.read_only && save.start.checked_add(save.sectors).is_some()),
+                "its save area is too large",
+            ),
+            (self.saved.is_none_or(|saved| !saved.state.is_empty()), "the state is empty"),
+            // A state fits its disk once: the disk changes, and somebody has to remember that.
+            (
+                self.saved.is_none() || self.save.is_some() || self.disk.is_none_or(|disk| disk.read_only),
+                "it goes on with a disk, so it needs a save area: give save = { start = … }",
+            ),
         ];
-        match rules.iter().find(|(holds, _)| !holds) {
-            Some((_, what)) => Err(BundleError::Number { guest: self.name.into(), what }),
-            None => Ok(()),
+        if let Some((_, what)) = rules.iter().find(|(holds, _)| !holds) {
+            return Err(BundleError::Number { guest: self.name.into(), what });
         }
+        let Some(save) = &self.save else { return Ok(()) };
+        let (have, need) = (save.sectors, save_area::size_for(self.memory).div_ceil(SECTOR_SIZE));
+        if have < need {
+            return Err(BundleError::SmallSave { guest: self.name.into(), have, need });
+        }
+        if self.disk.is_some_and(|disk| disk.conflicts(save)) {
+            return Err(BundleError::OwnOverlap(self.name.into()));
+        }
+        Ok(())
+    }
+
+    /// Its parts of the disk.
+    fn ranges(&self) -> impl Iterator<Item = DiskRange> {
+        [self.disk, self.save].into_iter().flatten()
     }
 
     /// The pieces, in the order of the record.
-    fn pieces(&self) -> [&[u8]; 3] {
-        [self.kernel, self.initrd.unwrap_or_default(), self.command_line.as_bytes()]
+    fn pieces(&self) -> [&[u8]; PIECES] {
+        let saved = self.saved.unwrap_or(SavedGuest { state: &[], memory: &[], notes: &[] });
+        let initrd = self.initrd.unwrap_or_default();
+        [self.kernel, initrd, self.command_line.as_bytes(), saved.state, saved.memory, saved.notes]
     }
 }
 
@@ -275,7 +335,7 @@ fn check_pair(one: &BundledGuest<'_>, other: &BundledGuest<'_>) -> Result<(), Bu
     if one.name == other.name {
         return Err(BundleError::Twice(one.name.into()));
     }
-    if one.disk.zip(other.disk).is_some_and(|(one, other)| one.conflicts(&other)) {
+    if one.ranges().any(|range| other.ranges().any(|other| range.conflicts(&other))) {
         let (one, other) = names();
         return Err(BundleError::Overlap(one, other));
     }
@@ -293,6 +353,8 @@ mod flag {
     pub const DISK: u32 = 1 << 2;
     pub const READ_ONLY: u32 = 1 << 3;
     pub const NETWORK: u32 = 1 << 4;
+    pub const SAVE: u32 = 1 << 5;
+    pub const SAVED: u32 = 1 << 6;
 }
 
 /// Writes a bundle.
@@ -332,6 +394,7 @@ fn write_record(records: &mut Vec<u8>, guest: &BundledGuest<'_>) {
     let mut name = [0; NAME];
     name[..guest.name.len()].copy_from_slice(guest.name.as_bytes());
     let disk = guest.disk.unwrap_or(DiskRange { start: 0, sectors: 0, read_only: false });
+    let save = guest.save.unwrap_or(DiskRange { start: 0, sectors: 0, read_only: false });
     let card = guest.network.unwrap_or(Attachment { network: 0, mac: [0; 6] });
     let flags = [
         (guest.autostart, flag::AUTOSTART),
@@ -339,6 +402,8 @@ fn write_record(records: &mut Vec<u8>, guest: &BundledGuest<'_>) {
         (guest.disk.is_some(), flag::DISK),
         (disk.read_only, flag::READ_ONLY),
         (guest.network.is_some(), flag::NETWORK),
+        (guest.save.is_some(), flag::SAVE),
+        (guest.saved.is_some(), flag::SAVED),
     ];
     let flags = flags.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
     records.extend(name);
@@ -352,6 +417,8 @@ fn write_record(records: &mut Vec<u8>, guest: &BundledGuest<'_>) {
     records.extend(u64::from(card.network).to_le_bytes());
     records.extend(card.mac);
     records.extend([0; 2]);
+    records.extend(save.start.to_le_bytes());
+    records.extend(save.sectors.to_le_bytes());
 }
 
 /// Reads a bundle, all of `file`.
@@ -400,7 +467,7 @@ fn read_record<'a>(file: &'a [u8], record: &'a [u8]) -> Result<BundledGuest<'a>,
     let name = record[..NAME].split(|byte| *byte == 0).next().unwrap_or_default();
     let text = |bytes| core::str::from_utf8(bytes).map_err(|_| BundleError::Damaged("text"));
     let piece = |index: usize| -> Result<&'a [u8], BundleError> {
-        let at = RECORD - 72 + 24 * index;
+        let at = RECORD - 24 * (PIECES - index);
         let [offset, length, checksum] = [0, 8, 16].map(|field| word(record, at + field));
         let end = offset.checked_add(length).filter(|end| *end <= file.len() as u64);
         let end = end.ok_or(BundleError::Damaged("a piece lies outside"))?;
@@ -426,6 +493,11 @@ fn read_record<'a>(file: &'a [u8], record: &'a [u8]) -> Result<BundledGuest<'a>,
             read_only: has(flag::READ_ONLY),
         }),
         network: has(flag::NETWORK).then(|| Attachment { network: field(6) as u32, mac }),
+        save: has(flag::SAVE).then(|| DiskRange { start: field(8), sectors: field(9), read_only: false }),
+        saved: match has(flag::SAVED) {
+            true => Some(SavedGuest { state: piece(3)?, memory: piece(4)?, notes: piece(5)? }),
+            false => None,
+        },
         bare: has(flag::BARE),
         kernel: piece(0)?,
         initrd: (!initrd.is_empty()).then_some(initrd),
@@ -456,6 +528,32 @@ mod tests {
         }
     }
 
+    const SAVED: SavedGuest<'static> = SavedGuest { state: b"a state", memory: b"pages", notes: b"{}" };
+
+    fn save(start: u64) -> Option<DiskRange> {
+        let sectors = save_area::size_for(64 << 20).div_ceil(SECTOR_SIZE);
+        Some(DiskRange { start, sectors, read_only: false })
+    }
+
+    #[test]
+    fn guests_that_go_on_remember_that_they_have() {
+        let disk = |read_only| Some(DiskRange { start: 8, sectors: 8, read_only });
+        let write = |guest| write(&bundle(&[guest]));
+        let saved = BundledGuest { saved: Some(SAVED), ..guest("one") };
+        assert!(write(saved.clone()).is_ok());
+        assert!(write(BundledGuest { disk: disk(true), ..saved.clone() }).is_ok());
+        assert!(write(BundledGuest { disk: disk(false), save: save(16), ..saved.clone() }).is_ok());
+        let error = write(BundledGuest { disk: disk(false), ..saved.clone() });
+        assert!(matches!(error, Err(BundleError::Number { what, .. }) if what.contains("save = ")));
+        let error = write(BundledGuest { disk: disk(false), save: save(15), ..saved.clone() });
+        assert_eq!(error, Err(BundleError::OwnOverlap("one".into())));
+        let error = write(BundledGuest { save: save(0), memory: 80 << 20, ..saved });
+        assert!(matches!(error, Err(BundleError::SmallSave { .. })));
+        let one = BundledGuest { save: save(0), ..guest("one") };
+        let error = super::write(&bundle(&[one, BundledGuest { disk: disk(true), ..guest("two") }]));
+        assert_eq!(error, Err(BundleError::Overlap("one".into(), "two".into())));
+    }
+
     fn bundle(guests: &[BundledGuest<'static>]) -> Bundle<'static> {
         Bundle { settings: Settings::default(), guests: guests.to_vec() }
     }
@@ -468,6 +566,12 @@ mod tests {
             BundledGuest { disk: disk(8, false), network: card(1), ..guest("one") },
             BundledGuest { initrd: None, command_line: "", disk: disk(2056, true), ..guest("two") },
             BundledGuest { autostart: false, bare: true, network: card(2), ..guest("three") },
+            BundledGuest {
+                save: save(1 << 20),
+                saved: Some(SAVED),
+                disk: disk(4104, false),
+                ..guest("four")
+            },
         ];
         let settings = Settings { slice: 20, prefix: false, uplink: Some(3) };
         let bundle = Bundle { settings, guests: guests.to_vec() };

@@ -15,6 +15,7 @@ use rvisor_waist::{GuestPhysical, TIMEBASE_FREQUENCY};
 use thiserror::Error;
 use vm_fdt::FdtWriter;
 
+use crate::extensions::EXTENSIONS;
 use crate::memory_map::{self, Window};
 
 /// What writing one piece of the tree gives.
@@ -25,41 +26,6 @@ pub const CACHE_BLOCK_SIZE: u32 = 64;
 
 /// Single-letter extensions that all harts have, in canonical order.
 const SINGLE_LETTERS: &str = "imafdc";
-
-/// The other extensions, in the canonical order of ISA strings.
-pub const EXTENSIONS: [&str; 31] = [
-    "zicbom",
-    "zicbop",
-    "zicboz",
-    "zicntr",
-    "zicond",
-    "zicsr",
-    "zifencei",
-    "zihintpause",
-    "zihpm",
-    "zmmul",
-    "zaamo",
-    "zacas",
-    "zalrsc",
-    "zawrs",
-    "zfa",
-    "zfh",
-    "zfhmin",
-    "zca",
-    "zcb",
-    "zcd",
-    "zba",
-    "zbb",
-    "zbc",
-    "zbs",
-    "smstateen",
-    "sstc",
-    "svadu",
-    "svinval",
-    "svnapot",
-    "svpbmt",
-    "svvptc",
-];
 
 /// `phandle`s; those of harts are computed.
 mod phandle {

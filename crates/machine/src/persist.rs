@@ -8,11 +8,13 @@ mod signals;
 
 use alloc::vec::Vec;
 
+use rvisor_virtio::saved::SavedDevice;
 use rvisor_waist::{Device, GuestMemory, GuestPhysical, StateError, StateReader, StateWriter};
 
 pub use memory::{MemoryRun, MemoryRuns, MemoryWriter};
 
-use crate::{HostInterface, TranslationMode, VirtualHart, Vm, VmConfig};
+use crate::memory_map::{self, VIRTIO_SLOTS};
+use crate::{Extensions, HostInterface, TranslationMode, VirtualHart, Vm, VmConfig};
 
 /// What a saved state begins with.
 const MAGIC: [u8; 8] = *b"RVISORST";
@@ -37,6 +39,8 @@ mod field {
     pub const DEVICES: u16 = 8;
     /// Addresses of `tohost` and, if there is one, `fromhost`.
     pub const HOST_INTERFACE: u16 = 9;
+    /// Names of the extensions that the guest was told of, with spaces between them; all, if it is missing.
+    pub const EXTENSIONS: u16 = 10;
 
     /// Of a device: where it is.
     pub const BASE: u16 = 1;
@@ -102,6 +106,37 @@ impl SavedState {
     pub fn shape(&self) -> Result<SavedShape, StateError> {
         read_shape(&mut self.reader())
     }
+
+    /// What was in each virtio slot.
+    ///
+    /// # Errors
+    /// If it makes no sense.
+    pub fn slots(&self) -> Result<Vec<SavedDevice>, StateError> {
+        let missing = StateError::Missing(field::DEVICES);
+        let devices = StateReader::new(self.reader().find(field::DEVICES)?.ok_or(missing)?);
+        let mut slots = Vec::new();
+        for number in 1..=u16::MAX {
+            let Some(device) = devices.find(number)? else { break };
+            let mut device = StateReader::new(device);
+            let base = device.number(field::BASE)?;
+            if base == memory_map::virtio(slots.len() as u32).base.0 && slots.len() < VIRTIO_SLOTS as usize {
+                slots.push(SavedDevice::look(&device.section(field::STATE)?)?);
+            }
+        }
+        Ok(slots)
+    }
+
+    /// A number that tells this state from others, as far as a checksum can.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        id(&self.bytes)
+    }
+}
+
+/// See [`SavedState::id`]. Never 0.
+#[must_use]
+pub fn id(state: &[u8]) -> u64 {
+    u64::from(crc32fast::hash(state)) << 32 | state.len() as u64 & u64::from(u32::MAX) | 1
 }
 
 fn read_shape(reader: &mut StateReader<'_>) -> Result<SavedShape, StateError> {
@@ -119,7 +154,12 @@ fn read_shape(reader: &mut StateReader<'_>) -> Result<SavedShape, StateError> {
     }
     let memory = reader.number(field::RAM_SIZE)?;
     let ticks = reader.number(field::TICKS)?;
-    Ok(SavedShape { config: VmConfig { harts, machine_mode, translation, hypervisor }, memory, ticks })
+    let extensions = match reader.find(field::EXTENSIONS)? {
+        None => Extensions::ALL,
+        Some(text) => Extensions::from_text(text).ok_or(StateError::Invalid("extension"))?,
+    };
+    let config = VmConfig { harts, machine_mode, translation, hypervisor, extensions };
+    Ok(SavedShape { config, memory, ticks })
 }
 
 impl<M: GuestMemory> Vm<M> {
@@ -154,6 +194,7 @@ impl<M: GuestMemory> Vm<M> {
             let addresses = [Some(interface.tohost), interface.fromhost];
             writer.numbers(field::HOST_INTERFACE, addresses.into_iter().flatten().map(|address| address.0));
         }
+        writer.bytes(field::EXTENSIONS, config.extensions.to_text().as_bytes());
         let body = writer.finish();
         let mut bytes = MAGIC.to_vec();
         bytes.extend(VERSION.to_le_bytes());
@@ -192,6 +233,8 @@ impl<M: GuestMemory> Vm<M> {
             let interface = at(0).map(|tohost| HostInterface { tohost, fromhost: at(1) });
             self.set_host_interface(interface);
         }
+        // Part of the shape.
+        reader.optional(field::EXTENSIONS)?;
         reader.end()
     }
 }

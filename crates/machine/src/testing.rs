@@ -11,7 +11,7 @@ use rvisor_waist::{AtomicWidth, Clock, ConsoleBackend, GuestMemory, GuestPhysica
 use spin::Mutex;
 
 use crate::memory_map::RAM_BASE;
-use crate::{Backends, Vm, VmConfig};
+use crate::{Backends, Extensions, Vm, VmConfig};
 
 /// RAM in a vector behind a lock.
 pub(crate) struct TestMemory(Mutex<Vec<u8>>);
@@ -155,7 +155,13 @@ impl TestVm {
             sbi_console: Box::new(console.clone()),
             virtio: Vec::new(),
         };
-        let config = VmConfig { harts, machine_mode, translation: TranslationMode::Sv57, hypervisor: false };
+        let config = VmConfig {
+            harts,
+            machine_mode,
+            translation: TranslationMode::Sv57,
+            hypervisor: false,
+            extensions: Extensions::ALL,
+        };
         let clock_for_vm: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let vm = Vm::new(config, Arc::new(TestMemory::new(1 << 20)), clock_for_vm, backends);
         Self { vm, clock, console, serial }

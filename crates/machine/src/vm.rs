@@ -16,6 +16,7 @@ use spin::{Mutex, MutexGuard};
 
 use crate::board::{Board, Busy};
 use crate::debug::DebugControl;
+use crate::extensions::Extensions;
 use crate::memory_map as map;
 use crate::power::Power;
 use crate::signals::{HartLine, HartSignals, HartState, SoftwareInterruptPulse, TimerChanged};
@@ -42,6 +43,8 @@ pub struct VmConfig {
     pub translation: TranslationMode,
     /// Whether the harts have the hypervisor extension.
     pub hypervisor: bool,
+    /// The other extensions that the guest is told of.
+    pub extensions: Extensions,
 }
 
 /// Makes the device of a virtio-mmio slot, given the VM's memory and the slot's interrupt line.

@@ -8,12 +8,15 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rvisor_machine::boot::{BootError, Program};
 use rvisor_machine::bundle::BundledGuest;
 use rvisor_machine::memory_map::RAM_BASE;
-use rvisor_machine::{Backends, PowerRequest, SlotBuilder, TranslationMode, VirtualHart, Vm, VmConfig};
+use rvisor_machine::persist::{self, SavedState};
+use rvisor_machine::save_area::SaveError;
+use rvisor_machine::{Backends, PowerRequest, SlotBuilder, VirtualHart, Vm, VmConfig};
 use rvisor_waist::{Clock, ConsoleBackend, GuestMemory};
 use thiserror::Error;
 
 use crate::arch::Partition;
 use crate::backend::Served;
+use crate::clock::GuestClock;
 use crate::engine::{Statistics, Tables, Trace};
 use crate::queue::{GroupId, TaskId};
 use crate::stuck::Watch;
@@ -46,6 +49,22 @@ pub enum StartError {
     /// Its files.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// What it was to go on from.
+    #[error("it can't go on: {0}")]
+    Saved(#[from] SaveError),
+    /// Its time can't be another than the hardware's, and is later.
+    #[error(
+        "its time is {0} s ahead of the hardware's, and the firmware here answers for that: start it when so much has passed"
+    )]
+    Time(u64),
+    /// A guest that ran in this session.
+    #[error("it was saved, and goes on when the hardware is switched on the next time")]
+    Session,
+    /// A save area that some other bundle's guest has used.
+    #[error(
+        "its save area keeps a state of another bundle's guest; make the disk anew, or use the other bundle"
+    )]
+    OtherBundle,
     /// It is on.
     #[error("it is on already")]
     On,
@@ -67,8 +86,12 @@ pub struct Guest {
     pub is_on: AtomicBool,
     /// Since when, in ticks.
     pub since: AtomicU64,
-    /// Extensions that the hardware hasn't got.
-    lacking: &'static [&'static str],
+    /// Its time.
+    pub clock: Arc<GuestClock>,
+    /// Whether it was switched on before, so that what the bundle has of its state is used up.
+    pub has_run: AtomicBool,
+    /// Whether it is off because its state was kept.
+    pub is_kept: AtomicBool,
 }
 
 /// Places of a guest in the home.
@@ -80,25 +103,29 @@ pub struct Places {
 }
 
 impl Guest {
-    /// Makes the machine of a guest, switched off. `lacking` are the extensions that the hardware hasn't got,
-    /// `translation` is the largest mode that guests have.
+    /// Makes the machine of a guest, switched off.
     pub fn new(
         bundled: BundledGuest<'static>,
+        config: VmConfig,
         memory: Arc<Partition>,
-        clock: Arc<dyn Clock>,
+        clock: Arc<GuestClock>,
         console: [Box<dyn ConsoleBackend>; 2],
         slots: Vec<(SlotBuilder<Partition>, Option<Served>)>,
-        (lacking, translation): (&'static [&'static str], TranslationMode),
         places: Places,
     ) -> Self {
-        let config =
-            VmConfig { harts: bundled.harts as usize, machine_mode: false, translation, hypervisor: false };
         let (virtio, served) = slots.into_iter().unzip();
         let [serial, sbi_console] = console;
-        let vm = Vm::new(config, memory, clock, Backends { serial, sbi_console, virtio });
+        let backends = Backends { serial, sbi_console, virtio };
+        let vm = Vm::new(config, memory, Arc::clone(&clock) as Arc<dyn Clock>, backends);
         let Places { tasks, group } = places;
         let (is_on, since) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { bundled, vm, tasks, group, served, is_on, since, lacking }
+        let (has_run, is_kept) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { bundled, vm, tasks, group, served, is_on, since, clock, has_run, is_kept }
+    }
+
+    /// The state in the bundle that it began with, as a number; 0 for none.
+    pub fn origin(&self) -> u64 {
+        self.bundled.saved.map_or(0, |saved| persist::id(saved.state))
     }
 
     /// Switches the machine on: with empty memory, loads the kernel, and gives its harts. All its harts are off, and no
@@ -111,16 +138,49 @@ impl Guest {
             Program::Linux { kernel, initrd, command_line }
         };
         let ram = RAM_BASE..RAM_BASE.offset(self.bundled.memory);
-        let placed = program.place_lacking(self.vm.config(), &ram, seed, self.lacking)?;
+        let placed = program.place(self.vm.config(), &ram, seed)?;
+        let mut harts = self.fresh_harts(left)?;
+        placed.load(&self.vm, &mut harts)?;
+        self.switch_on();
+        Ok(harts)
+    }
+
+    /// Switches the machine on where a state was saved; `load` fills its memory. All its harts are off, and no shadow
+    /// table maps its memory.
+    pub fn resume(
+        &self,
+        state: &SavedState,
+        load: impl FnOnce(&Partition) -> Result<(), SaveError>,
+        left: impl FnOnce() -> u64,
+    ) -> Result<Vec<VirtualHart>, StartError> {
+        let mut harts = self.fresh_harts(left)?;
+        let resumed = state.shape().map_err(SaveError::from).and_then(|shape| {
+            self.clock.show(shape.ticks);
+            load(self.vm.memory())?;
+            Ok(self.vm.restore(state, &mut harts)?)
+        });
+        if let Err(error) = resumed {
+            self.power_off();
+            return Err(error.into());
+        }
+        self.switch_on();
+        Ok(harts)
+    }
+
+    /// Harts after reset, and empty memory.
+    fn fresh_harts(&self, left: impl FnOnce() -> u64) -> Result<Vec<VirtualHart>, StartError> {
         self.power_off();
         if !self.vm.memory().reserve() {
             return Err(StartError::Memory { need: self.bundled.memory, left: left() });
         }
-        let mut harts: Vec<_> =
-            (0..self.vm.harts().len()).map(|index| VirtualHart::new(index, &self.vm)).collect();
-        placed.load(&self.vm, &mut harts)?;
+        Ok((0..self.vm.harts().len()).map(|index| VirtualHart::new(index, &self.vm)).collect())
+    }
+
+    fn switch_on(&self) {
+        // Back ends may have something; and the board is still frozen if the guest's state was kept.
+        self.vm.board().thaw();
+        self.has_run.store(true, Ordering::SeqCst);
         self.is_on.store(true, Ordering::SeqCst);
-        Ok(harts)
     }
 
     /// Resets the devices, which then have nothing on the way, and gives the memory back.

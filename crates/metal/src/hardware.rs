@@ -6,18 +6,23 @@ use alloc::vec::Vec;
 
 use rvisor_machine::SlotBuilder;
 use rvisor_machine::bundle::{BundledGuest, DiskRange};
+use rvisor_machine::slots::{MetalSlots, SlotKind, in_order};
 use rvisor_virtio::Transport;
+use rvisor_virtio::balloon::Balloon;
 use rvisor_virtio::blk::Blk as BlkFrontEnd;
+use rvisor_virtio::console::Console;
 use rvisor_virtio::net::Net as NetFrontEnd;
 use rvisor_virtio::rng::Rng;
+use rvisor_waist::NetBackend;
 use spin::Mutex;
 
 use crate::arch::Partition;
 use crate::arch::virtio::{Device, DeviceType};
+use crate::backend::area::Area;
 use crate::backend::disk::{RangeError, Shared};
 use crate::backend::entropy::{SEED, Source};
 use crate::backend::switch::{Switch, Uplink};
-use crate::backend::{Ready, Served};
+use crate::backend::{Ready, Served, nobody};
 use crate::driver::blk::Blk;
 use crate::driver::net::Net;
 use crate::driver::plic::Plic;
@@ -124,36 +129,66 @@ impl Hardware {
         }
     }
 
-    /// The virtio devices of a guest, in the order of their slots, with what they are. Its range is checked.
+    /// A guest's save area, whose range was checked.
+    pub fn area(&self, range: DiskRange) -> Option<Area<Blk>> {
+        let (disk, _) = self.disk.as_ref()?;
+        Some(Area::new(Arc::clone(disk), range))
+    }
+
+    /// Whether there is entropy.
+    pub fn has_entropy(&self) -> bool {
+        self.entropy.is_some()
+    }
+
+    /// The virtio devices of a guest, in the order of their slots, with what serves them. Its range is checked.
     pub fn slots(
         &self,
         index: usize,
         guest: &BundledGuest<'static>,
         memory: &Arc<Partition>,
+        devices: MetalSlots,
     ) -> Vec<(SlotBuilder<Partition>, Option<Served>)> {
-        let mut slots: Vec<(SlotBuilder<Partition>, _)> = Vec::new();
+        let mut slots: Vec<(SlotKind, (SlotBuilder<Partition>, _))> = Vec::new();
         if let Some((range, (disk, _))) = guest.disk.zip(self.disk.as_ref()) {
             let back_end = disk.attach(index, range, Arc::clone(memory), guest.name);
             let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
                 Box::new(Transport::new(BlkFrontEnd::new(back_end), memory, line))
             });
-            slots.push((build, Some(Served::Disk)));
+            slots.push((SlotKind::Disk, (build, Some(Served::Disk))));
         }
-        if let Some(attachment) = guest.network {
-            let back_end = self.switch.plug(index, attachment);
+        if let Some(mac) = devices.network {
+            let (back_end, served): (Box<dyn NetBackend>, _) = match guest.network {
+                Some(attachment) => (self.switch.plug(index, attachment), Some(Served::Network)),
+                None => (Box::new(nobody::Cable), None),
+            };
             let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
-                Box::new(Transport::new(NetFrontEnd::new(attachment.mac, back_end), memory, line))
+                Box::new(Transport::new(NetFrontEnd::new(mac, back_end), memory, line))
             });
-            slots.push((build, Some(Served::Network)));
+            slots.push((SlotKind::Network, (build, served)));
         }
-        if let Some(entropy) = &self.entropy {
+        if let Some(ports) = devices.console {
+            let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
+                let terminal = Console::new(Box::new(nobody::Port { is_open: true }));
+                let console = ports.into_iter().fold(terminal, |console, port| {
+                    console.with_port(&port.name, Box::new(nobody::Port { is_open: port.is_open }))
+                });
+                Box::new(Transport::new(console, memory, line))
+            });
+            slots.push((SlotKind::Console, (build, None)));
+        }
+        if devices.balloon {
+            let build: SlotBuilder<Partition> =
+                Box::new(move |memory, line| Box::new(Transport::new(Balloon::new(), memory, line)));
+            slots.push((SlotKind::Balloon, (build, None)));
+        }
+        if let Some(entropy) = self.entropy.as_ref().filter(|_| devices.entropy) {
             let generator = entropy.lock().generator();
             let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
                 Box::new(Transport::new(Rng::new(Box::new(generator)), memory, line))
             });
-            slots.push((build, None));
+            slots.push((SlotKind::Entropy, (build, None)));
         }
-        slots
+        in_order(slots)
     }
 
     /// A seed for a guest's kernel; nothing where there is no entropy.

@@ -16,6 +16,7 @@ extern crate alloc;
 pub mod address;
 pub mod arch;
 pub mod backend;
+pub mod clock;
 #[cfg(target_os = "none")]
 pub mod driver;
 pub mod engine;

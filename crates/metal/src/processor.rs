@@ -169,6 +169,8 @@ pub trait Processor: Send {
     fn retired(&self) -> u64;
     /// Asks for a timer interrupt, or none with `u64::MAX`.
     fn set_timer(&mut self, deadline: u64);
+    /// Whether guests in U-mode read `time` by themselves, or trap.
+    fn show_time(&mut self, is_shown: bool);
     /// Forgets a software interrupt.
     fn clear_software_interrupt(&mut self);
     /// Generation of the ASIDs that hold now.

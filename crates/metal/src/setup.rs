@@ -5,8 +5,11 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
 
 use rvisor_machine::bundle::{Bundle, BundleError, BundledGuest};
+use rvisor_machine::fit::{FitError, Limits, fit_guest};
 use rvisor_machine::memory_map::RAM_BASE;
-use rvisor_machine::{TranslationMode, VirtualHart, device_tree};
+use rvisor_machine::persist::SavedState;
+use rvisor_machine::slots::MetalSlots;
+use rvisor_machine::{Extensions, TranslationMode, VirtualHart, VmConfig};
 use rvisor_waist::Clock;
 use spin::Mutex;
 use thiserror::Error;
@@ -14,6 +17,7 @@ use thiserror::Error;
 use crate::address::MachineAddress;
 use crate::arch::Frames;
 use crate::backend::disk::RangeError;
+use crate::clock::GuestClock;
 use crate::engine::{Statistics, Tables};
 use crate::guest::{Guest, Places, Task};
 use crate::hardware::{Found, Hardware};
@@ -53,6 +57,22 @@ pub enum SetupError {
         /// What is wrong.
         error: RangeError,
     },
+    /// A guest's save area.
+    #[error("guest {name}: its save area: {error}")]
+    Area {
+        /// Which guest.
+        name: &'static str,
+        /// What is wrong.
+        error: RangeError,
+    },
+    /// A guest that was saved.
+    #[error("guest {name}: it can't go on: {error}")]
+    Saved {
+        /// Which guest.
+        name: &'static str,
+        /// What is wrong.
+        error: FitError,
+    },
     /// A guest that may run nowhere.
     #[error("guest {0}: its affinity has none of the {1} physical harts")]
     Affinity(&'static str, usize),
@@ -70,13 +90,22 @@ const EMULATED: [&str; 10] =
 /// without.
 const TOO_SLOW: [&str; 3] = ["zicbom", "zicbop", "zicboz"];
 
-/// Extensions of the board that guests don't get here. With the H extension, guests have what the hardware has.
-fn lacking(isa: impl Fn(&str) -> bool, hypervisor: bool) -> &'static [&'static str] {
+/// What other extensions stand for: device trees needn't name them.
+const IMPLIED: [&str; 5] = ["zmmul", "zaamo", "zalrsc", "zca", "zcd"];
+
+/// Extensions that guests are told of. With the H extension, they have what the hardware has.
+fn given(isa: impl Fn(&str) -> bool, hypervisor: bool) -> Extensions {
     const BASE: [&str; 4] = ["zicntr", "zicsr", "zifencei", "zihpm"];
-    let given: &[&str] = if hypervisor { &BASE } else { &EMULATED };
-    let is_lacking = |name: &&'static str| TOO_SLOW.contains(name) || !given.contains(name) && !isa(name);
-    let names: Vec<_> = device_tree::EXTENSIONS.into_iter().filter(is_lacking).collect();
-    names.leak()
+    let emulated: &[&str] = if hypervisor { &BASE } else { &EMULATED };
+    Extensions::of(|name| !TOO_SLOW.contains(&name) && (emulated.contains(&name) || isa(name)))
+}
+
+/// Extensions of guests that go on from elsewhere: those, and what is only slow. Without the H extension, instructions of
+/// cache blocks are emulated whatever the hardware has.
+fn usable(isa: impl Fn(&str) -> bool, hypervisor: bool) -> Extensions {
+    let given = given(&isa, hypervisor);
+    let is_slow = |name: &str| TOO_SLOW.contains(&name) && (!hypervisor || isa(name));
+    Extensions::of(|name| given.contains(name) || is_slow(name) || IMPLIED.contains(&name))
 }
 
 /// What the hardware gives for the guests.
@@ -95,6 +124,8 @@ pub struct Resources<'a> {
     pub heap: u64,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Whether guests can have a time of their own.
+    pub moves_time: bool,
     /// The entry of a shadow root that leads to the window.
     pub window: Pte,
     /// Machine address of tables on the heap.
@@ -107,12 +138,15 @@ pub struct Resources<'a> {
 pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, SetupError> {
     let Bundle { settings, guests: bundled } = bundle;
     check_heap(&bundled, resources.heap)?;
-    let lacking = lacking(resources.isa, resources.hypervisor.is_some());
+    let has_hypervisor = resources.hypervisor.is_some();
+    let extensions = given(resources.isa, has_hypervisor);
     // The shadow tables are Sv39.
     let translation = resources.hypervisor.unwrap_or(TranslationMode::Sv39);
     let names: Vec<_> = bundled.iter().map(|guest| guest.name).collect();
     let terminal = Terminal::new(&names, settings.prefix, resources.output);
     let hardware = Hardware::new(resources.found, settings.uplink, home::device_ready);
+    let entropy = hardware.has_entropy();
+    let limits = Limits { translation, extensions: usable(resources.isa, has_hypervisor), entropy };
     let mut queue = Queue::new(resources.harts, u64::from(settings.slice) * home::MILLISECOND);
     let (mut guests, mut tasks) = (Vec::new(), Vec::new());
     for (index, mut bundled) in bundled.into_iter().enumerate() {
@@ -121,17 +155,37 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
         if let Some(range) = &mut bundled.disk {
             *range = hardware.check(*range).map_err(|error| SetupError::Disk { name, error })?;
         }
+        if let Some(range) = &mut bundled.save {
+            *range = hardware.check(*range).map_err(|error| SetupError::Area { name, error })?;
+        }
+        let fresh = VmConfig {
+            harts: bundled.harts as usize,
+            machine_mode: false,
+            translation,
+            hypervisor: false,
+            extensions,
+        };
+        let (config, devices) = match &bundled.saved {
+            Some(saved) => SavedState::new(saved.state.to_vec())
+                .map_err(FitError::from)
+                .and_then(|state| fit_guest(&bundled, &state, &limits))
+                .map_err(|error| SetupError::Saved { name, error })?,
+            None => {
+                let mac = bundled.network.map(|network| network.mac);
+                (fresh, MetalSlots::fresh(bundled.disk.is_some(), mac, entropy))
+            }
+        };
         let group = queue.add_group(Share { weight: bundled.weight, cap: bundled.cap, affinity });
         let ids: Vec<_> = (0..bundled.harts).map(|_| queue.add(group)).collect();
         let memory = Arc::new(resources.frames.partition(RAM_BASE, bundled.memory));
-        let slots = hardware.slots(index, &bundled, &memory);
+        let slots = hardware.slots(index, &bundled, &memory, devices);
         let guest = Guest::new(
             bundled,
+            config,
             memory,
-            Arc::clone(&resources.clock),
+            Arc::new(GuestClock::new(Arc::clone(&resources.clock), resources.moves_time)),
             [terminal.port(index), terminal.port(index)],
             slots,
-            (lacking, translation),
             Places { tasks: ids, group },
         );
         for hart in 0..guest.tasks.len() {

@@ -5,7 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use rvisor_machine::{Backends, TranslationMode, Vm, VmConfig};
+use rvisor_machine::{Backends, Extensions, TranslationMode, Vm, VmConfig};
 use rvisor_waist::{Clock, ConsoleBackend};
 
 use crate::arch::Partition;
@@ -25,6 +25,7 @@ pub struct FakeHart {
     pub fences: Vec<(u64, u64)>,
     pub timer: u64,
     pub time: u64,
+    pub shows_time: bool,
     pub retired: u64,
     pub index: usize,
     pub generation: u64,
@@ -72,6 +73,10 @@ impl Processor for FakeHart {
 
     fn set_timer(&mut self, deadline: u64) {
         self.timer = deadline;
+    }
+
+    fn show_time(&mut self, is_shown: bool) {
+        self.shows_time = is_shown;
     }
 
     fn clear_software_interrupt(&mut self) {}
@@ -201,8 +206,13 @@ impl Clock for Frozen {
 
 /// A machine with one hart and `size` bytes of RAM.
 pub fn vm(size: usize) -> Vm<Partition> {
-    let config =
-        VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv39, hypervisor: false };
+    let config = VmConfig {
+        harts: 1,
+        machine_mode: false,
+        translation: TranslationMode::Sv39,
+        hypervisor: false,
+        extensions: Extensions::ALL,
+    };
     let backends = Backends { serial: Box::new(Silence), sbi_console: Box::new(Silence), virtio: Vec::new() };
     Vm::new(config, Arc::new(partition(size)), Arc::new(Frozen), backends)
 }

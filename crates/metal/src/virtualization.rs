@@ -23,6 +23,8 @@ pub struct VirtualCsrs {
     pub translation: u64,
     /// `vstimecmp`, where there is one.
     pub deadline: u64,
+    /// `htimedelta`, which the guest doesn't change.
+    pub time_delta: u64,
     /// `senvcfg`.
     pub environment: u64,
     /// `scounteren`.

@@ -19,7 +19,7 @@ use rvisor_hosted::share::ShareOptions;
 use rvisor_instances::EngineConfig;
 use rvisor_machine::boot::Program;
 use rvisor_machine::memory_map::RAM_BASE;
-use rvisor_machine::{TranslationMode, VmConfig};
+use rvisor_machine::{Extensions, TranslationMode, VmConfig};
 
 use crate::cli::{Boot, Engine, EngineOptions, Network, Optimize};
 use crate::confinement;
@@ -102,6 +102,7 @@ fn dump_device_tree(options: &Boot, program: &Program<'_>, path: &Path) -> anyho
         machine_mode: program.needs_machine_mode(),
         translation: TranslationMode::Sv57,
         hypervisor: options.size.hypervisor(),
+        extensions: Extensions::ALL,
     };
     let end = RAM_BASE.0.checked_add(options.size.memory).ok_or_else(|| anyhow!("too much --memory"))?;
     // No seed: the same options give the same tree.

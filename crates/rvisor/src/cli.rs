@@ -181,6 +181,10 @@ pub struct Run {
     pub name: Option<String>,
     #[command(flatten)]
     pub size: Size,
+    /// Give the guest only what the type-1 home has on any hardware, so that the machine can go on there: addresses of 39
+    /// bits, and no optional extensions
+    #[arg(long, conflicts_with_all = ["extensions", "volumes"])]
+    pub portable: bool,
     /// Let its harts use so much of the host's processors, all together: 0.5 is half of one
     #[arg(long, value_name = "N", value_parser = cpu_limit)]
     pub cpu_limit: Option<u32>,
@@ -353,6 +357,8 @@ pub enum Bundle {
     Disk(BundleDisk),
     /// Start the type-1 home with a bundle, in a machine of this computer
     Run(Box<BundleRun>),
+    /// Make a machine of a guest that was saved at the monitor's prompt, and start it where it was
+    Extract(BundleExtract),
 }
 
 #[derive(Args, Debug)]
@@ -374,6 +380,26 @@ pub struct BundleDisk {
     /// Make it this large; else it ends with the last range
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub size: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct BundleExtract {
+    /// File that `rvisor bundle build` made
+    pub bundle: PathBuf,
+    /// Name of the guest
+    pub guest: String,
+    /// The disk that its state was saved on: a file, raw or qcow2, then ,format=raw or ,format=qcow2
+    #[arg(long, value_name = "FILE[,format=F]")]
+    pub disk: String,
+    /// Write a file for `rvisor import`, instead of making a machine
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "no_start"])]
+    pub output: Option<PathBuf>,
+    /// Name of the machine; else the guest's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Don't start it
+    #[arg(long)]
+    pub no_start: bool,
 }
 
 #[derive(Args, Debug)]

@@ -120,6 +120,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bundle { command: cli::Bundle::Build(options) } => bundle::build(&options),
         Command::Bundle { command: cli::Bundle::Disk(options) } => bundle::disk(&options),
         Command::Bundle { command: cli::Bundle::Run(options) } => bundle::run(&options),
+        Command::Bundle { command: cli::Bundle::Extract(options) } => bundle::extract(&options),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man_pages(&directory),
     }

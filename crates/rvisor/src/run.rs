@@ -153,6 +153,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         cpus: options.size.cpus.get(),
         memory: options.size.memory,
         hypervisor: options.size.hypervisor(),
+        portable: options.portable,
         cpu_limit: options.cpu_limit,
         network: network(options.net, &[])?.is_some(),
         private_network: named.map(str::to_owned),

@@ -126,7 +126,10 @@ pub fn export(output: Option<&Path>, machine: &str) -> anyhow::Result<ExitCode> 
 }
 
 /// A file that is there as a whole or not at all.
-fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> anyhow::Result<()> {
+pub fn write_whole(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+) -> anyhow::Result<()> {
     let told = || format!("can't write {}; choose another --output", path.display());
     let name = path.file_name().with_context(told)?.to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -158,10 +161,29 @@ pub fn import(file: &Path, name: &str, copy: bool, no_start: bool) -> anyhow::Re
         let told = || format!("can't read {}; check its name and permissions", file.display());
         Box::new(BufReader::with_capacity(1 << 20, opened.with_context(told)?))
     };
-    let store = Store::open_default()?;
+    make(&Store::open_default()?, &mut *input, name, copy, no_start)
+}
+
+/// Makes the machine that a file has which this program has written, under its name there or another.
+pub fn import_from(
+    store: &Store,
+    input: &mut dyn Read,
+    name: &str,
+    no_start: bool,
+) -> anyhow::Result<ExitCode> {
+    make(store, input, name, false, no_start)
+}
+
+fn make(
+    store: &Store,
+    input: &mut dyn Read,
+    name: &str,
+    copy: bool,
+    no_start: bool,
+) -> anyhow::Result<ExitCode> {
     let machines = Machines::new(&std::path::absolute(store.root())?);
     let (directory, lock, running) =
-        rvisor_instances::import(&machines, &store, name, copy, code_cache()?, &mut *input)?;
+        rvisor_instances::import(&machines, store, name, copy, code_cache()?, input)?;
     Events::new(machines.store()).add(name, "create", None);
     go_on(&directory, lock, running && !no_start)?;
     println!("{name}");

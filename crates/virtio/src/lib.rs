@@ -20,6 +20,7 @@ pub mod net;
 pub mod p9;
 pub mod queue;
 pub mod rng;
+pub mod saved;
 mod segments;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

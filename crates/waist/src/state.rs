@@ -136,6 +136,20 @@ impl<'a> StateReader<'a> {
         Ok(Some(field))
     }
 
+    /// The field of this number, for who looks at one thing in a section that somebody else reads.
+    pub fn find(&self, number: u16) -> Result<Option<&'a [u8]>, StateError> {
+        let mut rest = self.rest;
+        while let Some((header, after)) = rest.split_first_chunk::<HEADER>() {
+            let length = u32::from_le_bytes([header[2], header[3], header[4], header[5]]) as usize;
+            let (field, after) = after.split_at_checked(length).ok_or(StateError::Malformed)?;
+            if u16::from_le_bytes([header[0], header[1]]) == number {
+                return Ok(Some(field));
+            }
+            rest = after;
+        }
+        if rest.is_empty() { Ok(None) } else { Err(StateError::Malformed) }
+    }
+
     /// The field of this number.
     pub fn bytes(&mut self, number: u16) -> Result<&'a [u8], StateError> {
         self.optional(number)?.ok_or(StateError::Missing(number))

@@ -21,6 +21,14 @@ fn busy(mut hart: Hart, world: &World) -> Hart {
     hart.retired = 1000;
     for number in hart.saved_csrs().collect::<Vec<_>>() {
         let value = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(u64::from(number) + 1);
+        // Firmware's own stays as it was; of some registers, S-mode has a part.
+        let value = match number {
+            _ if !hart.config.supervisor_only || !is_machine_level(number) => value,
+            MSTATUS => hart.csr.mstatus | value & SSTATUS_MASK,
+            MIE | MIP => value & hart.csr.mideleg,
+            MCYCLE | MINSTRET => value,
+            _ => continue,
+        };
         // Locked entries of the PMP would keep what is written afterwards.
         let value =
             if (PMPCFG0..PMPCFG0 + 16).contains(&number) { value & !0x8080_8080_8080_8080 } else { value };
@@ -41,7 +49,9 @@ fn restored_hart_has_the_same_state() {
         for blank in [hart as fn() -> Hart, supervisor_hart] {
             let world = World::new();
             let mut first = busy(blank(), &world);
-            first.set_csr(MCOUNTINHIBIT, inhibit);
+            if !first.config.supervisor_only {
+                first.set_csr(MCOUNTINHIBIT, inhibit);
+            }
             let bytes = saved(&mut first, &world);
             let mut second = blank();
             restored(&mut second, &bytes).unwrap();
@@ -91,6 +101,44 @@ fn nonsense_returns_error_or_a_legal_state() {
             assert_eq!(third.csr, second.csr, "byte {at}");
         }
         assert!(restored(&mut hart(), &good[..at]).is_err(), "length {at}");
+    }
+}
+
+#[test]
+fn state_cannot_change_what_firmware_has_set_up() {
+    let world = World::new();
+    let mut good = busy(supervisor_hart(), &world);
+    let bytes = saved(&mut good, &world);
+    restored(&mut supervisor_hart(), &bytes).unwrap();
+    let numbers = [
+        MEDELEG,
+        MIDELEG,
+        MENVCFG,
+        MCOUNTEREN,
+        MCOUNTINHIBIT,
+        MTVEC,
+        MSCRATCH,
+        MEPC,
+        MSTATEEN0,
+        PMPADDR0,
+        PMPCFG0,
+    ];
+    for number in numbers {
+        let mut hart = supervisor_hart();
+        let before = hart.csr_value(&world, number).unwrap();
+        hart.set_csr(number, before ^ 0x10);
+        if hart.csr_value(&world, number) != Ok(before) {
+            let bytes = saved(&mut hart, &world);
+            let refused = restored(&mut supervisor_hart(), &bytes);
+            assert_eq!(refused, Err(StateError::Invalid("CSR of M-mode")), "{number:#x}");
+        }
+    }
+    // Modification of privilege, and traps of what S-mode does, are M-mode's to ask for.
+    for bit in [17, 20, 21, 22, 11] {
+        let mut hart = supervisor_hart();
+        hart.set_csr(MSTATUS, hart.csr.mstatus | 1 << bit);
+        let bytes = saved(&mut hart, &world);
+        assert!(restored(&mut supervisor_hart(), &bytes).is_err(), "bit {bit}");
     }
 }
 

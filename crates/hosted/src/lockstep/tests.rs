@@ -3,7 +3,7 @@ use std::thread;
 use std::time::Duration;
 
 use rvisor_machine::memory_map::RAM_BASE;
-use rvisor_machine::{Backends, TranslationMode, VmConfig};
+use rvisor_machine::{Backends, Extensions, TranslationMode, VmConfig};
 use rvisor_waist::Word;
 
 use super::*;
@@ -55,8 +55,13 @@ impl Test {
         for (&word, place) in program.iter().zip(0..) {
             memory.store(RAM_BASE.offset(4 * place), word).expect("inside RAM");
         }
-        let config =
-            VmConfig { harts: 1, machine_mode: false, translation: TranslationMode::Sv57, hypervisor: false };
+        let config = VmConfig {
+            harts: 1,
+            machine_mode: false,
+            translation: TranslationMode::Sv57,
+            hypervisor: false,
+            extensions: Extensions::ALL,
+        };
         let stream = || Stream::new().backend();
         let backends = Backends { serial: stream(), sbi_console: stream(), virtio: Vec::new() };
         let clock = Arc::new(SteppedClock::new(HostClock::new()));

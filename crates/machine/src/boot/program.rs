@@ -112,17 +112,6 @@ impl<'a> Program<'a> {
         ram: &Range<GuestPhysical>,
         rng_seed: &[u8],
     ) -> Result<Placed<'a>, BootError> {
-        self.place_lacking(config, ram, rng_seed, &[])
-    }
-
-    /// The same for a home whose harts lack some of the board's extensions: the device tree leaves them out.
-    pub fn place_lacking(
-        &self,
-        config: &VmConfig,
-        ram: &Range<GuestPhysical>,
-        rng_seed: &[u8],
-        lacking: &[&str],
-    ) -> Result<Placed<'a>, BootError> {
         let (mut pieces, mut stages) = (Vec::new(), Vec::new());
         let mut host_interface = None;
         let (initrd, command_line) = match *self {
@@ -164,13 +153,14 @@ impl<'a> Program<'a> {
         if let Some(initrd) = initrd {
             initrd::check(initrd)?;
         }
+        let lacking: Vec<_> = config.extensions.lacking().collect();
         let mut tree = DeviceTree {
             harts: u32::try_from(config.harts).unwrap_or(u32::MAX),
             memory: ram.clone(),
             machine_mode: config.machine_mode,
             translation: config.translation,
             hypervisor: config.hypervisor,
-            lacking,
+            lacking: &lacking,
             virtio_slots: VIRTIO_SLOTS,
             command_line,
             initrd: initrd.map(|_| ram.start..ram.start),

@@ -42,7 +42,7 @@ fn numbers(state: HartState) -> Vec<u64> {
 }
 
 fn hart_state(numbers: &[u64]) -> Result<HartState, StateError> {
-    let entry = |address, opaque| Entry { address, opaque };
+    let entry = |address: u64, opaque| Entry { address: address & !1, opaque };
     Ok(match *numbers {
         [hart_state::STARTED] => HartState::Started,
         [hart_state::STOPPED] => HartState::Stopped,

@@ -158,5 +158,9 @@ fn slot_with_another_device_is_refused() {
     let memory = Arc::new(TestMemory::new(1 << 20));
     let vm = Vm::new(*first.vm.config(), memory, Arc::new(TestClock::default()), backends);
     let mut other: Vec<_> = (0..3).map(|index| VirtualHart::new(index, &vm)).collect();
+    assert!(state.slots().unwrap().iter().all(|device| device.id == 0));
+    let saved: Vec<_> = other.iter_mut().map(|hart| hart.save(&vm).unwrap()).collect();
+    let slots = vm.save(&saved, 0).unwrap().slots().unwrap();
+    assert_eq!((slots.len(), slots[0].id, slots[0].mac), (8, 1, Some([2, 0, 0, 0, 0, 1])));
     assert_eq!(vm.restore(&state, &mut other), Err(StateError::Mismatch("set of virtio devices")));
 }

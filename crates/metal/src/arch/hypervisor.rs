@@ -110,6 +110,7 @@ impl VirtualProcessor for PhysicalHart {
             asm::write_vscause(csrs.cause);
             asm::write_vstval(csrs.value);
             asm::write_vsatp(csrs.translation);
+            asm::write_htimedelta(csrs.time_delta);
             asm::write_senvcfg(csrs.environment);
             asm::write_scounteren(csrs.counters);
             if self.guest_timer {

@@ -68,6 +68,12 @@ impl Partition {
         self.chunks.iter().filter(|chunk| chunk.load(Ordering::Relaxed) != 0).count() as u64 * CHUNK
     }
 
+    /// Where memory is: the guest physical address of each chunk, and its bytes.
+    pub fn chunks(&self) -> impl Iterator<Item = (GuestPhysical, u64)> {
+        let present = (0..).zip(&self.chunks).filter(|(_, chunk)| chunk.load(Ordering::Relaxed) != 0);
+        present.map(|(number, _)| (self.base.offset(number * CHUNK), CHUNK.min(self.size - number * CHUNK)))
+    }
+
     /// The machine address of a guest physical one, with the bytes of the same chunk that follow it; `None` outside
     /// RAM. What isn't there yet is added.
     #[must_use]

@@ -16,7 +16,7 @@ use crate::sequence::{Cache, Routines, Step};
 const SPIE: u64 = 1 << 5;
 /// `sie`: software, timer and external interrupts of S-mode.
 const INTERRUPTS: u64 = 1 << 1 | 1 << 5 | 1 << 9;
-/// `scounteren.TM`: guests read `time` by themselves.
+/// `scounteren.TM`: guests read `time` by themselves, unless theirs is another.
 const TIME_COUNTER: u64 = 1 << 1;
 
 /// What all harts have.
@@ -42,6 +42,8 @@ pub struct PhysicalHart {
     pub(super) context: Box<HartContext>,
     features: Features,
     sequences: Cache,
+    /// `scounteren.TM` as it is now.
+    shows_time: bool,
     next_asid: u64,
     generation: u64,
     pub(super) vmids: Vmids,
@@ -80,6 +82,7 @@ impl PhysicalHart {
             context,
             features,
             sequences,
+            shows_time: true,
             next_asid: 1,
             generation: 0,
             vmids,
@@ -114,6 +117,14 @@ impl Processor for PhysicalHart {
             unsafe { asm::write_stimecmp(deadline) };
         } else {
             sbi::set_timer(deadline);
+        }
+    }
+
+    fn show_time(&mut self, is_shown: bool) {
+        if self.shows_time != is_shown {
+            self.shows_time = is_shown;
+            // SAFETY: it says what U-mode may read.
+            unsafe { asm::write_scounteren(if is_shown { TIME_COUNTER } else { 0 }) };
         }
     }
 

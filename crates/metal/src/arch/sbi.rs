@@ -100,3 +100,10 @@ pub fn implementation() -> (u64, u64) {
     // SAFETY: asks only.
     unsafe { (sbi_call(extension::BASE, 1, [0; 3]).1, sbi_call(extension::BASE, 2, [0; 3]).1) }
 }
+
+/// Whether `time` of a program in U-mode traps to the monitor if the monitor wants it to. OpenSBI, which others follow, takes
+/// illegal instructions first and answers for it; Rvisor's own doesn't.
+pub fn leaves_time() -> bool {
+    const RVISOR: u64 = 0x5256;
+    implementation().0 == RVISOR
+}

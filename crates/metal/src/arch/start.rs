@@ -136,6 +136,7 @@ fn start(
         isa: &|name| platform.has_extension(name),
         heap: heap::left(),
         clock,
+        moves_time: features.hypervisor || sbi::leaves_time(),
         window,
         locate: |tables| heap::machine_address(tables),
         output: console::write,

@@ -59,6 +59,8 @@ struct State<D> {
     /// Pieces on the way, by tag.
     pieces: BTreeMap<u64, Piece>,
     next_tag: u64,
+    /// What became of the monitor's own operations, by tag.
+    own: BTreeMap<u64, Option<Result<Vec<u8>, BlockError>>>,
 }
 
 /// One guest.
@@ -214,7 +216,14 @@ impl<D: Drive> Shared<D> {
     /// A disk that no guest uses yet.
     pub fn new(drive: D, ready: Ready) -> Arc<Self> {
         let geometry = drive.geometry();
-        let state = State { drive, clients: Vec::new(), turn: 0, pieces: BTreeMap::new(), next_tag: 0 };
+        let state = State {
+            drive,
+            clients: Vec::new(),
+            turn: 0,
+            pieces: BTreeMap::new(),
+            next_tag: 0,
+            own: BTreeMap::new(),
+        };
         Arc::new(Self { ready, geometry, state: Mutex::new(state) })
     }
 
@@ -271,6 +280,39 @@ impl<D: Drive> Shared<D> {
         (0..64).filter(|guest| reached >> guest & 1 == 1).for_each(|guest| (self.ready)(guest, Served::Disk));
     }
 
+    /// Carries out an operation of the monitor's own, and waits for it; guests' operations go on meanwhile. Returns what
+    /// was read.
+    pub fn perform(&self, operation: &Operation) -> Result<Vec<u8>, BlockError> {
+        if *operation == Operation::Flush && !self.geometry.has_flush {
+            return Ok(Vec::new());
+        }
+        let submit = || {
+            let mut state = self.state.lock();
+            let tag = state.next_tag;
+            state.drive.submit(tag, operation.clone()).then(|| {
+                state.next_tag += 1;
+                state.own.insert(tag, None);
+                tag
+            })
+        };
+        let tag = loop {
+            if let Some(tag) = submit() {
+                break tag;
+            }
+            self.work(|_| {});
+            core::hint::spin_loop();
+        };
+        loop {
+            self.work(|_| {});
+            let mut state = self.state.lock();
+            if state.own.get(&tag).is_none_or(Option::is_some) {
+                return state.own.remove(&tag).flatten().unwrap_or(Err(BlockError::Io));
+            }
+            drop(state);
+            core::hint::spin_loop();
+        }
+    }
+
     /// Bytes that a guest has read and written.
     pub fn moved(&self, guest: usize) -> [u64; 2] {
         let state = self.state.lock();
@@ -298,6 +340,10 @@ impl<D: Drive> State<D> {
     }
 
     fn finish(&mut self, finished: Finished) {
+        if let Some(own) = self.own.get_mut(&finished.tag) {
+            *own = Some(finished.result);
+            return;
+        }
         let Some(piece) = self.pieces.remove(&finished.tag) else { return };
         let client = &mut self.clients[piece.client];
         client.on_the_way -= 1;

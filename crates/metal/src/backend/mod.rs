@@ -4,9 +4,11 @@
 //! A back end that has something for a guest says so with [`Ready`]; the home then lets the guest's device look. It
 //! never calls a front end itself: it may have been called by one.
 
+pub mod area;
 pub mod disk;
 pub mod drive;
 pub mod entropy;
+pub mod nobody;
 pub mod switch;
 
 /// A device of a guest that is served here.

@@ -66,6 +66,14 @@ impl<'a, P: VirtualProcessor> AnyEngine<'a, P> {
         }
     }
 
+    /// Lets the guest's time be so many ticks ahead of the hardware's, modulo 2^64.
+    pub fn set_time_offset(&mut self, offset: u64) {
+        match self {
+            Self::Deprivileged(engine) => engine.set_time_offset(offset),
+            Self::Vs(engine) => engine.set_time_offset(offset),
+        }
+    }
+
     /// What happened since the engine was made.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

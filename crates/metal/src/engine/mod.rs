@@ -69,6 +69,11 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
         self.trace = Some(trace);
     }
 
+    /// Lets the guest's time be so many ticks ahead of the hardware's, modulo 2^64.
+    pub fn set_time_offset(&mut self, offset: u64) {
+        self.slice.offset = offset;
+    }
+
     /// What happened since the engine was made.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
@@ -90,8 +95,9 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
                 return Exit::Budget;
             }
             // A timer of the guest's that has passed is pending already.
-            let guest = hart.timer_deadline().filter(|deadline| *deadline > now);
-            self.slice.set_timer(guest, self.processor);
+            let time = self.slice.guest_time(now);
+            let guest = hart.timer_deadline().filter(|deadline| *deadline > time);
+            self.slice.set_timer(guest, now, self.processor);
             let trap = self.enter(hart, outside);
             self.slice.begin(trap.cause, self.processor.now());
             let trapped =
@@ -190,6 +196,8 @@ impl<P: Processor> Engine<Partition> for Deprivileged<'_, P> {
         let outside = vm.environment(&vm.harts()[hart.index()]);
         // Another guest's `lr` on this hart must not make this one's `sc` succeed.
         self.processor.break_reservation();
+        // A guest whose time is another has it emulated.
+        self.processor.show_time(self.slice.offset == 0);
         self.slice.count_instructions(&mut hart.hart, self.processor);
         let exit = self.run_guest(&mut hart.hart, &outside);
         self.float.park(&mut hart.hart, self.processor);

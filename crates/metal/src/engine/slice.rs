@@ -12,6 +12,8 @@ use crate::processor::Processor;
 pub(super) struct Slice {
     /// In ticks.
     end: u64,
+    /// Ticks that the guest's time is ahead of the hardware's, modulo 2^64.
+    pub offset: u64,
     /// What the hardware's timer was set to last.
     timer: Option<u64>,
     /// The hardware's count of instructions when the virtual hart's was zero.
@@ -24,7 +26,7 @@ pub(super) struct Slice {
 impl Slice {
     /// One that ends at `end` ticks at the latest.
     pub fn until(end: u64) -> Self {
-        Self { end, timer: None, retired: None, serving: None, statistics: Statistics::default() }
+        Self { end, offset: 0, timer: None, retired: None, serving: None, statistics: Statistics::default() }
     }
 
     /// Whether it is over.
@@ -32,9 +34,15 @@ impl Slice {
         now >= self.end
     }
 
-    /// Asks for an interrupt at its end, or at the guest's deadline if that is earlier.
-    pub fn set_timer(&mut self, guest: Option<u64>, processor: &mut impl Processor) {
-        let deadline = guest.map_or(self.end, |deadline| deadline.min(self.end));
+    /// What the guest's `time` shows when the hardware's is `now`.
+    pub fn guest_time(&self, now: u64) -> u64 {
+        now.wrapping_add(self.offset)
+    }
+
+    /// Asks for an interrupt at its end, or at the guest's deadline, in its own time, if that is earlier.
+    pub fn set_timer(&mut self, guest: Option<u64>, now: u64, processor: &mut impl Processor) {
+        let until = |deadline: u64| now.saturating_add(deadline.saturating_sub(self.guest_time(now)));
+        let deadline = guest.map_or(self.end, |deadline| until(deadline).min(self.end));
         if self.timer != Some(deadline) {
             self.timer = Some(deadline);
             processor.set_timer(deadline);

@@ -62,6 +62,11 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
         self.trace = Some(trace);
     }
 
+    /// Lets the guest's time be so many ticks ahead of the hardware's, modulo 2^64.
+    pub fn set_time_offset(&mut self, offset: u64) {
+        self.slice.offset = offset;
+    }
+
     /// What happened since the engine was made.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
@@ -100,8 +105,8 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
     /// Whether that one is due.
     fn set_timer(&mut self, hart: &Hart, now: u64) -> bool {
         let emulated = (!self.processor.has_guest_timer()).then_some(hart.csr.stimecmp);
-        let is_due = emulated.is_some_and(|deadline| now >= deadline);
-        self.slice.set_timer(emulated.filter(|_| !is_due), self.processor);
+        let is_due = emulated.is_some_and(|deadline| self.slice.guest_time(now) >= deadline);
+        self.slice.set_timer(emulated.filter(|_| !is_due), now, self.processor);
         is_due
     }
 
@@ -200,6 +205,7 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
             value: csr.stval,
             translation: csr.satp,
             deadline: csr.stimecmp,
+            time_delta: self.slice.offset,
             environment: csr.senvcfg,
             counters: csr.scounteren,
         };

@@ -35,6 +35,12 @@ impl Home {
                 self.with_guest(index, |guest| self.queue.lock().pause(guest.group, true));
             }
             Command::Resume(index) => self.with_guest(index, |guest| self.resume(guest)),
+            Command::Save(index) => match self.save(index) {
+                Ok(bytes) => {
+                    say(format_args!("{}: {} KiB saved", self.guests[index].bundled.name, bytes >> 10))
+                }
+                Err(error) => say(format_args!("{}: {error}", self.guests[index].bundled.name)),
+            },
             Command::Console(index) => self.terminal.focus(index),
             Command::Stats(Some(index)) => self.statistics(index),
             Command::Stats(None) => {

@@ -4,6 +4,7 @@ mod commands;
 mod power;
 mod ready;
 mod report;
+mod saving;
 mod watched;
 
 use alloc::sync::Arc;
@@ -186,6 +187,7 @@ impl Home {
         let has_work =
             || READY.any() || state.preempted.load(Ordering::SeqCst) || arch::is_external_interrupt_pending();
         let mut engine = AnyEngine::new(tables, hart, picked.until);
+        engine.set_time_offset(guest.clock.offset());
         if let Some(trace) = trace {
             engine.trace(trace);
         }
@@ -214,7 +216,7 @@ impl Home {
             Progress::Ran | Progress::Yield => State::Ready,
             // A kick comes before the queue is asked for its task: with the queue locked, none is missed.
             Progress::Idle { .. } if vm.harts()[index].attention() => State::Ready,
-            Progress::Idle { until } => State::Waiting(until),
+            Progress::Idle { until } => State::Waiting(until.map(|ticks| guest.clock.when(ticks))),
             Progress::Off => State::Off,
         };
         queue.put(picked.task, arch::now(), state);

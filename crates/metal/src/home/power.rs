@@ -38,7 +38,7 @@ impl Home {
         for id in &guest.tasks {
             self.tasks[*id].1.lock().tables.clear();
         }
-        let harts = guest.power_on(&self.hardware.seed(), || self.frames.unreserved())?;
+        let harts = self.first_harts(guest)?;
         self.hardware.forget(index);
         let now = arch::now();
         guest.since.store(now, Ordering::SeqCst);

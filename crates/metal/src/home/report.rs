@@ -44,7 +44,7 @@ impl Home {
         say(format_args!(
             "guest {}: {} after {} ms of processor time; {sum}, {fills} shadow pages filled",
             guest.bundled.name,
-            Guest::ending(request),
+            if guest.is_kept.swap(false, Ordering::SeqCst) { "was saved" } else { Guest::ending(request) },
             ran / MILLISECOND
         ));
     }

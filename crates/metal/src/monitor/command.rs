@@ -22,6 +22,8 @@ pub enum Command {
     Pause(usize),
     /// Let a paused guest go on.
     Resume(usize),
+    /// Keep a guest's state on the disk and switch it off; started again, it goes on.
+    Save(usize),
     /// Give the keyboard to a guest.
     Console(usize),
     /// What one or all guests have used.
@@ -42,13 +44,14 @@ enum Takes {
 }
 
 /// Every command: its word, what it takes, what it does.
-const COMMANDS: [(&str, Takes, &str); 11] = [
+const COMMANDS: [(&str, Takes, &str); 12] = [
     ("list", Takes::Nothing(Command::List), "guests and their states"),
     ("start", Takes::Guest(Command::Start), "switch a guest on"),
     ("stop", Takes::Guest(Command::Stop), "switch a guest off"),
     ("restart", Takes::Guest(Command::Restart), "switch a guest off and on"),
     ("pause", Takes::Guest(Command::Pause), "keep a guest's harts from running"),
     ("resume", Takes::Guest(Command::Resume), "let a paused guest go on"),
+    ("save", Takes::Guest(Command::Save), "keep a guest's state and switch it off"),
     ("console", Takes::Guest(Command::Console), "give the keyboard to a guest"),
     (
         "stats",

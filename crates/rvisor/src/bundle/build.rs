@@ -4,14 +4,18 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use rvisor_images::{Image, Store};
+use rvisor_hosted::disk::Image;
+use rvisor_images::Store;
 use rvisor_machine::boot::image::LinuxImage;
 use rvisor_machine::boot::initrd;
-use rvisor_machine::bundle::{self, Bundle, BundledGuest};
+use rvisor_machine::bundle::{self, Bundle, BundledGuest, DiskRange};
+use rvisor_waist::SECTOR_SIZE;
 
 use super::description::{Description, Guest};
+use super::saved::{self, Saved};
 use crate::boot::read_file;
 use crate::cli::{BundleBuild, BundleDisk};
 
@@ -20,6 +24,7 @@ struct Files {
     command_line: String,
     kernel: Vec<u8>,
     initrd: Option<Vec<u8>>,
+    saved: Option<Saved>,
 }
 
 /// `rvisor bundle build`.
@@ -55,35 +60,64 @@ fn bundled<'a>(
     guest: &'a Guest,
     files: &'a Files,
 ) -> anyhow::Result<BundledGuest<'a>> {
-    Ok(BundledGuest {
-        memory: guest.memory()?,
-        harts: guest.harts,
+    let saved = files.saved.as_ref();
+    let memory = guest.memory(saved.map(Saved::memory))?;
+    let sectors = saved.and_then(|saved| saved.sectors);
+    let bundled = BundledGuest {
+        memory,
+        harts: guest.harts(saved.map(Saved::harts))?,
         weight: guest.weight,
         cap: guest.cap()?,
         affinity: guest.affinity()?,
         autostart: guest.start,
-        disk: guest.disk.as_ref().map(|disk| disk.range()).transpose()?,
-        network: description.card(index)?,
+        disk: guest.disk.as_ref().map(|disk| disk.range(sectors)).transpose()?,
+        network: description.card(index, saved.map(Saved::card))?,
+        save: guest.save(memory)?,
+        saved: saved.map(Saved::bundled),
         bare: guest.program.is_some(),
         initrd: files.initrd.as_deref(),
         command_line: &files.command_line,
         ..BundledGuest::new(&guest.name, &files.kernel)
-    })
+    };
+    if let Some(saved) = saved {
+        saved.check(&bundled)?;
+    }
+    Ok(bundled)
 }
 
-fn image(name: &str) -> anyhow::Result<Image> {
+fn image(name: &str) -> anyhow::Result<rvisor_images::Image> {
     Ok(Store::open_default()?.get(name)?)
 }
 
 /// Reads a guest's files and checks that they are what they should be.
 fn pack(guest: &Guest, directory: &Path) -> anyhow::Result<Files> {
-    let memory = guest.memory()?;
-    let given = [guest.image.is_some(), guest.kernel.is_some(), guest.program.is_some()];
+    let given = [
+        guest.image.is_some(),
+        guest.kernel.is_some(),
+        guest.program.is_some(),
+        guest.machine.is_some(),
+        guest.state.is_some(),
+    ];
     match given.into_iter().filter(|is_given| *is_given).count() {
         1 => {}
-        0 => bail!("has no kernel; give kernel = \"FILE\", program = \"FILE\" or image = \"NAME\""),
-        _ => bail!("has more than one of image, kernel and program; leave all but one out"),
+        0 => bail!(
+            "has no kernel; give kernel = \"FILE\", program = \"FILE\", image = \"NAME\" or machine = \"NAME@SNAPSHOT\""
+        ),
+        _ => bail!("has more than one of image, kernel, program, machine and state; leave all but one out"),
     }
+    if let Some(leaving) = saved::open(guest, directory)? {
+        if guest.initrd.is_some() || !guest.append.is_empty() {
+            bail!("goes on with what it has; leave initrd and append out");
+        }
+        let (kernel, initrd, command_line) = leaving.boot_files()?;
+        return Ok(Files {
+            command_line,
+            kernel,
+            initrd: Some(initrd),
+            saved: Some(Saved::new(guest, &leaving)?),
+        });
+    }
+    let memory = guest.memory(None)?;
     let beside = |path: &PathBuf| directory.join(path);
     let (kernel, initrd, append) = match (&guest.image, guest.kernel.as_ref().or(guest.program.as_ref())) {
         (Some(_), _) if guest.initrd.is_some() => bail!("has an image and an initrd; leave one out"),
@@ -112,7 +146,24 @@ fn pack(guest: &Guest, directory: &Path) -> anyhow::Result<Files> {
     }
     let words = [append.as_str(), guest.append.as_str()];
     let command_line = words.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
-    Ok(Files { command_line, kernel, initrd })
+    Ok(Files { command_line, kernel, initrd, saved: None })
+}
+
+/// What a range of the disk begins with.
+enum Source {
+    /// A raw file.
+    File(PathBuf),
+    /// A machine's disk, as large as the range.
+    Image(Arc<dyn Image>),
+}
+
+/// A guest's save area, if it has one.
+fn save_area_of(guest: &Guest, directory: &Path) -> anyhow::Result<Option<DiskRange>> {
+    let known = match saved::open(guest, directory)? {
+        Some(leaving) => Some(leaving.state()?.shape()?.memory),
+        None => None,
+    };
+    guest.save(guest.memory(known)?)
 }
 
 /// `rvisor bundle disk`: a disk with what the guests' ranges begin with.
@@ -120,14 +171,23 @@ pub fn disk(options: &BundleDisk) -> anyhow::Result<ExitCode> {
     let (description, directory) = read(&options.description)?;
     let mut end = options.size.unwrap_or(0);
     let pieces = each(&description, |_, guest| {
+        if let Some(save) = save_area_of(guest, directory)? {
+            end = end.max(512 * save.start.saturating_add(save.sectors));
+        }
         let Some(disk) = &guest.disk else { return Ok(None) };
-        let range = disk.range()?;
-        end = end.max(512 * range.start.saturating_add(range.sectors));
-        let source = match (&disk.from, &guest.image) {
-            (Some(from), _) => Some(directory.join(from)),
-            (None, Some(name)) => image(name)?.disk,
-            (None, None) => None,
+        let source = match (&disk.from, &guest.image, saved::open(guest, directory)?) {
+            (Some(_), _, Some(_)) => bail!("its disk is what it was when it was saved; leave from out"),
+            (None, _, Some(leaving)) => leaving.disk()?.map(Source::Image),
+            (Some(from), ..) => Some(Source::File(directory.join(from))),
+            (None, Some(name), None) => image(name)?.disk.map(Source::File),
+            (None, None, None) => None,
         };
+        let known = match &source {
+            Some(Source::Image(image)) => Some(image.size() / SECTOR_SIZE),
+            _ => None,
+        };
+        let range = disk.range(known)?;
+        end = end.max(512 * range.start.saturating_add(range.sectors));
         Ok(source.map(|source| (source, range)))
     })?;
     if end == 0 {
@@ -139,8 +199,13 @@ pub fn disk(options: &BundleDisk) -> anyhow::Result<ExitCode> {
     let written = (|| {
         target.set_len(end).context("can't make it that long")?;
         for (source, range) in pieces.into_iter().flatten() {
-            copy(&source, &mut target, 512 * range.start, 512 * range.sectors)
-                .with_context(|| source.display().to_string())?;
+            let (start, room) = (512 * range.start, 512 * range.sectors);
+            match source {
+                Source::File(path) => {
+                    copy(&path, &mut target, start, room).with_context(|| path.display().to_string())?;
+                }
+                Source::Image(image) => saved::copy(&*image, &mut target, start)?,
+            }
         }
         Ok(ExitCode::SUCCESS)
     })();
@@ -203,6 +268,11 @@ mod tests {
             (&format!("{kernel}program = \"x\"\n"), "leave all but one out"),
             (&format!("{kernel}memory = \"much\"\n"), "memory"),
             (&raw("a", "network = \"lan\""), "no [[network]] is called \"lan\""),
+            (&raw("a", "machine = \"x@y\""), "leave all but one out"),
+            ("[[guest]]\nname = \"a\"\nmachine = \"x\"\n", "NAME@SNAPSHOT"),
+            ("[[guest]]\nname = \"a\"\nstate = \"missing\"\n", "can't read"),
+            ("[[guest]]\nname = \"a\"\nstate = \"raw\"\n", "rvisor export"),
+            (&raw("a", "save = { start = \"1M\", size = \"1M\" }"), "leave its size out"),
             (&raw("a", "mac = \"02:00:00:00:00:01\""), "no network"),
             (&raw("a", "cap = 0"), "leave cap out"),
             (&raw("a", "affinity = [64]"), "0 to 63"),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rvisor_machine::bundle::{Attachment, DiskRange, MAX_NETWORKS, Settings};
+use rvisor_machine::save_area;
 use serde::Deserialize;
 
 use crate::cli;
@@ -56,13 +57,15 @@ pub struct Guest {
     pub kernel: Option<PathBuf>,
     /// Another program that starts in S-mode.
     pub program: Option<PathBuf>,
+    /// A machine of this host, as it was when a snapshot was made: `NAME@SNAPSHOT`.
+    pub machine: Option<String>,
+    /// A machine that `rvisor export` has written.
+    pub state: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
     #[serde(default)]
     pub append: String,
-    #[serde(default = "default_memory")]
-    memory: String,
-    #[serde(default = "default_harts")]
-    pub harts: u32,
+    memory: Option<String>,
+    harts: Option<u32>,
     #[serde(default = "default_weight")]
     pub weight: u32,
     /// Percent of a physical hart.
@@ -72,8 +75,18 @@ pub struct Guest {
     #[serde(default = "default_start")]
     pub start: bool,
     pub disk: Option<GuestDisk>,
+    /// Where its state is kept.
+    save: Option<SaveRange>,
     network: Option<String>,
     mac: Option<String>,
+}
+
+/// A guest's save area on the physical disk.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaveRange {
+    start: String,
+    size: Option<String>,
 }
 
 /// A guest's part of the physical disk.
@@ -81,19 +94,11 @@ pub struct Guest {
 #[serde(deny_unknown_fields)]
 pub struct GuestDisk {
     start: String,
-    size: String,
+    size: Option<String>,
     #[serde(default)]
     readonly: bool,
     /// What `rvisor bundle disk` puts there.
     pub from: Option<PathBuf>,
-}
-
-fn default_memory() -> String {
-    "256M".into()
-}
-
-const fn default_harts() -> u32 {
-    1
 }
 
 const fn default_weight() -> u32 {
@@ -131,9 +136,15 @@ impl Description {
         Ok(Settings { slice: self.monitor.slice, prefix: self.monitor.prefix, uplink })
     }
 
-    /// The network card of the guest with this index.
-    pub fn card(&self, index: usize) -> anyhow::Result<Option<Attachment>> {
+    /// The network card of the guest with this index. `known`: it has one with this address already, or none.
+    pub fn card(&self, index: usize, known: Option<Option<[u8; 6]>>) -> anyhow::Result<Option<Attachment>> {
         let guest = &self.guest[index];
+        if known.is_some() && guest.mac.is_some() {
+            bail!("keeps the network address that it has; leave mac out");
+        }
+        if known == Some(None) && guest.network.is_some() {
+            bail!("has no network card; leave network out, or save a machine with one");
+        }
         let Some(name) = &guest.network else {
             return match &guest.mac {
                 Some(_) => bail!("has a mac and no network; give network = \"NAME\""),
@@ -143,12 +154,13 @@ impl Description {
         let network = self.network.iter().position(|network| network.name == *name);
         let network = network
             .with_context(|| format!("no [[network]] is called {name:?}; add it or correct the name"))?;
-        let mac = match &guest.mac {
-            Some(text) => {
+        let mac = match (&guest.mac, known.flatten()) {
+            (_, Some(mac)) => mac,
+            (Some(text), None) => {
                 mac(text).with_context(|| format!("mac {text:?}: write it as 52:54:00:12:34:56"))?
             }
             // Locally administered; the same guest has the same each time.
-            None => [0x52, 0x54, 0, 0x52, 0x56, 1 + index as u8],
+            (None, None) => [0x52, 0x54, 0, 0x52, 0x56, 1 + index as u8],
         };
         Ok(Some(Attachment { network: network as u32, mac }))
     }
@@ -162,9 +174,35 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 }
 
 impl Guest {
-    /// Bytes of memory.
-    pub fn memory(&self) -> anyhow::Result<u64> {
-        cli::size(&self.memory).map_err(anyhow::Error::msg).context("memory")
+    /// Bytes of memory; of a machine that was saved, what it has.
+    pub fn memory(&self, known: Option<u64>) -> anyhow::Result<u64> {
+        let given = self.memory.as_deref().map(cli::size).transpose();
+        let given = given.map_err(anyhow::Error::msg).context("memory")?;
+        match (given, known) {
+            (Some(given), Some(known)) if given != known => {
+                bail!("has {} MiB of memory, as it was saved; leave memory out", known >> 20)
+            }
+            (given, known) => Ok(known.or(given).unwrap_or(256 << 20)),
+        }
+    }
+
+    /// The number of harts; of a machine that was saved, what it has.
+    pub fn harts(&self, known: Option<u32>) -> anyhow::Result<u32> {
+        match (self.harts, known) {
+            (Some(given), Some(known)) if given != known => {
+                bail!("has {known} harts, as it was saved; leave harts out")
+            }
+            (given, known) => Ok(known.or(given).unwrap_or(1)),
+        }
+    }
+
+    /// Its save area, for so much memory.
+    pub fn save(&self, memory: u64) -> anyhow::Result<Option<DiskRange>> {
+        let Some(save) = &self.save else { return Ok(None) };
+        let needed = save_area::size_for(memory).next_multiple_of(1 << 20) / SECTOR;
+        let size = save.size.as_deref().map(|size| sectors(size, "save size")).transpose()?;
+        let start = sectors(&save.start, "save start")?;
+        Ok(Some(DiskRange { start, sectors: size.unwrap_or(needed), read_only: false }))
     }
 
     /// Physical harts, one bit for each; zero for all.
@@ -189,21 +227,28 @@ impl Guest {
 }
 
 impl GuestDisk {
-    /// The range of the physical disk.
-    pub fn range(&self) -> anyhow::Result<DiskRange> {
-        let sectors = |text: &str, what| -> anyhow::Result<u64> {
-            let bytes = cli::size(text).map_err(anyhow::Error::msg).context(what)?;
-            if !bytes.is_multiple_of(SECTOR) {
-                bail!("{what}: {text} isn't a multiple of 512 bytes");
+    /// The range of the physical disk; `known` are the sectors that the disk has, if it is there already.
+    pub fn range(&self, known: Option<u64>) -> anyhow::Result<DiskRange> {
+        let given = self.size.as_deref().map(|size| sectors(size, "disk size")).transpose()?;
+        let (start, sectors) = match (given, known) {
+            (Some(0), _) => bail!("disk size: 0 is no disk; leave disk out for none"),
+            (Some(given), Some(known)) if given != known => {
+                bail!("its disk has {} bytes, as it was saved; leave the size out", known * SECTOR)
             }
-            Ok(bytes / SECTOR)
+            (None, None) => bail!("disk size: it isn't known; give disk = {{ start = …, size = … }}"),
+            (given, known) => (sectors(&self.start, "disk start")?, known.or(given).unwrap_or_default()),
         };
-        let (start, sectors) = (sectors(&self.start, "disk start")?, sectors(&self.size, "disk size")?);
-        if sectors == 0 {
-            bail!("disk size: 0 is no disk; leave disk out for none");
-        }
         Ok(DiskRange { start, sectors, read_only: self.readonly })
     }
+}
+
+/// Bytes, as sectors.
+fn sectors(text: &str, what: &'static str) -> anyhow::Result<u64> {
+    let bytes = cli::size(text).map_err(anyhow::Error::msg).context(what)?;
+    if !bytes.is_multiple_of(SECTOR) {
+        bail!("{what}: {text} isn't a multiple of 512 bytes");
+    }
+    Ok(bytes / SECTOR)
 }
 
 /// An error in TOML, in one line.

@@ -2,7 +2,10 @@
 
 mod build;
 mod description;
+mod extract;
 mod run;
+mod saved;
 
 pub use build::{build, disk};
+pub use extract::extract;
 pub use run::run;

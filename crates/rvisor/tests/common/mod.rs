@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its part.
 
 pub mod guests;
+pub mod monitor;
 pub mod package;
 
 use std::fs::File;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rvisor_hart::{Exit, Hart};
 use rvisor_hosted::HostMemory;
 use rvisor_isa::csr::mstatus;
-use rvisor_machine::{Backends, Engine, Interpreter, TranslationMode, VirtualHart, Vm, VmConfig};
+use rvisor_machine::{Backends, Engine, Extensions, Interpreter, TranslationMode, VirtualHart, Vm, VmConfig};
 use rvisor_translator::Translator;
 use rvisor_waist::{Clock, ConsoleBackend, GuestMemory, GuestPhysical};
 
@@ -53,8 +53,13 @@ pub struct Machine {
 
 impl Machine {
     fn new(engine: Box<dyn Engine<HostMemory>>) -> Self {
-        let config =
-            VmConfig { harts: 1, machine_mode: true, translation: TranslationMode::Sv57, hypervisor: false };
+        let config = VmConfig {
+            harts: 1,
+            machine_mode: true,
+            translation: TranslationMode::Sv57,
+            hypervisor: false,
+            extensions: Extensions::ALL,
+        };
         let backends =
             Backends { serial: Box::new(NoConsole), sbi_console: Box::new(NoConsole), virtio: Vec::new() };
         let memory = HostMemory::new(GuestPhysical(RAM), RAM_SIZE).expect("the host has memory");

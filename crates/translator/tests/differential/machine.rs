@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rvisor_hart::{Hart, TranslationMode};
 use rvisor_hosted::HostMemory;
-use rvisor_machine::{Backends, VirtualHart, Vm, VmConfig};
+use rvisor_machine::{Backends, Extensions, VirtualHart, Vm, VmConfig};
 use rvisor_waist::{Clock, ConsoleBackend, GuestMemory, GuestPhysical};
 
 use crate::memory::{RAM, view};
@@ -43,8 +43,13 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(ram: u64, machine_mode: bool) -> Self {
-        let config =
-            VmConfig { harts: 1, machine_mode, translation: TranslationMode::Sv57, hypervisor: false };
+        let config = VmConfig {
+            harts: 1,
+            machine_mode,
+            translation: TranslationMode::Sv57,
+            hypervisor: false,
+            extensions: Extensions::ALL,
+        };
         let backends =
             Backends { serial: Box::new(Nobody), sbi_console: Box::new(Nobody), virtio: Vec::new() };
         let memory = HostMemory::new(GuestPhysical(RAM), ram).expect("the host has memory");

@@ -3,7 +3,7 @@
 //! Port 0 is what a driver without `VIRTIO_CONSOLE_F_MULTIPORT` sees; a driver with it sees all ports, by name.
 
 mod control;
-mod persist;
+pub(crate) mod persist;
 mod port;
 
 use alloc::boxed::Box;
@@ -30,6 +30,8 @@ pub const CONTROL_RECEIVE: usize = 2;
 /// Queue on which the driver sends control messages.
 pub const CONTROL_TRANSMIT: usize = 3;
 
+/// The device id.
+pub(crate) const DEVICE_ID: u32 = 3;
 const QUEUE_SIZE: u16 = 64;
 /// Offset of `emerg_wr` in the configuration space.
 const EMERGENCY_WRITE: u64 = 8;
@@ -185,7 +187,7 @@ impl Console {
 
 impl FrontEnd for Console {
     fn device_id(&self) -> u32 {
-        3
+        DEVICE_ID
     }
 
     fn features(&self) -> u64 {

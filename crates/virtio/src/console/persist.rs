@@ -1,11 +1,17 @@
 //! The console in a snapshot: the ports' state, and control messages that wait for buffers. What is under way on the
 //! host's side of a port belongs to the home.
 
+use alloc::vec::Vec;
+
 use rvisor_waist::{GuestMemory, StateError, StateReader, StateWriter};
 
 use super::Console;
 use super::port::Port;
 use crate::queue::Chain;
+use crate::saved::SavedPort;
+
+/// More ports than any machine has.
+const MOST_PORTS: u16 = 32;
 
 /// Numbers of the fields.
 mod field {
@@ -24,6 +30,26 @@ mod field {
     pub const RECEIVING: u16 = 5;
     /// A chain with output that had no room, if any.
     pub const TRANSMITTING: u16 = 6;
+}
+
+/// The ports of a console that was saved, without the first, which is always there.
+pub(crate) fn saved_ports(reader: &StateReader<'_>) -> Result<Vec<SavedPort>, StateError> {
+    const INVALID: StateError = StateError::Invalid("console port");
+    let Some(ports) = reader.find(field::PORTS)? else { return Err(StateError::Missing(field::PORTS)) };
+    let (mut ports, mut found) = (StateReader::new(ports), Vec::new());
+    for number in 1..=MOST_PORTS {
+        let Some(port) = ports.optional(number)? else { break };
+        let mut port = StateReader::new(port);
+        let name = core::str::from_utf8(port.bytes(field::NAME)?).map_err(|_| INVALID)?.into();
+        let is_open = port.find(field::HOST_OPEN)? == Some(&1_u64.to_le_bytes());
+        found.push(SavedPort { name, is_open });
+    }
+    ports.end()?;
+    if found.is_empty() {
+        return Err(INVALID);
+    }
+    found.remove(0);
+    Ok(found)
 }
 
 impl Console {

@@ -4,7 +4,7 @@
 //! go on as they are to a back end that takes them, else they are cut here. Other offloads aren't offered.
 
 mod header;
-mod persist;
+pub(crate) mod persist;
 mod segments;
 
 use alloc::boxed::Box;
@@ -39,6 +39,8 @@ pub const RECEIVE: usize = 0;
 /// Queue of frames from the driver.
 pub const TRANSMIT: usize = 1;
 
+/// The device id.
+pub(crate) const DEVICE_ID: u32 = 1;
 const QUEUE_SIZE: u16 = 256;
 /// Longest frame that is carried, in bytes.
 const MAX_FRAME: usize = 14 + (1 << 16);
@@ -187,7 +189,7 @@ impl Net {
 
 impl FrontEnd for Net {
     fn device_id(&self) -> u32 {
-        1
+        DEVICE_ID
     }
 
     fn features(&self) -> u64 {

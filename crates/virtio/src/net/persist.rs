@@ -12,6 +12,12 @@ mod field {
     pub const ROOM: u16 = 2;
 }
 
+/// The address of a card that was saved.
+pub(crate) fn saved_mac(reader: &StateReader<'_>) -> Result<[u8; 6], StateError> {
+    let mut fields = *reader;
+    fields.bytes(field::MAC)?.try_into().map_err(|_| StateError::Invalid("MAC address"))
+}
+
 impl Net {
     pub(super) fn save_state(&self, writer: &mut StateWriter) {
         writer.bytes(field::MAC, &self.mac);
@@ -27,7 +33,8 @@ impl Net {
         reader: &mut StateReader<'_>,
         memory: &M,
     ) -> Result<(), StateError> {
-        let mac = reader.bytes(field::MAC)?.try_into().map_err(|_| StateError::Invalid("MAC address"))?;
+        let mac = saved_mac(reader)?;
+        reader.bytes(field::MAC)?;
         if !self.keeps_mac {
             self.mac = mac;
         }

@@ -35,6 +35,13 @@ pub(crate) fn check_device(reader: &mut StateReader<'_>, id: u32) -> Result<(), 
     Ok(())
 }
 
+/// Device id and front end's section of a device that was saved; an empty slot has none.
+pub(crate) fn look<'a>(reader: &StateReader<'a>) -> Result<(u32, Option<StateReader<'a>>), StateError> {
+    let mut fields = *reader;
+    let id = fields.small(field::DEVICE, WHAT)?;
+    Ok((id, reader.find(field::FRONT_END)?.map(StateReader::new)))
+}
+
 impl<F: FrontEnd, M: GuestMemory> Transport<F, M> {
     pub(super) fn save_state(&mut self, writer: &mut StateWriter) -> Result<(), StateError> {
         for _ in 0..ROUNDS {

@@ -177,6 +177,7 @@ writers! {
     write_hstatus "0x600";
     write_hedeleg "0x602";
     write_hideleg "0x603";
+    write_htimedelta "0x605";
     write_hcounteren "0x606";
     write_henvcfg "0x60a";
     write_hstateen0 "0x60c";
