@@ -196,8 +196,8 @@ fn prompt_lists_pauses_and_stops_guests() {
 /// What a Linux guest prints of its own work, and how many traps of privileged instructions the trampoline served.
 fn work_of_linux(bundle: &Path, words: &str) -> (Vec<String>, u64) {
     let text = finish(&mut run(bundle, &["--memory", "384M", "--append", words]), b"", LIMIT).text();
-    let work =
-        text.lines().filter_map(|line| line.split_once("work:_")).map(|(_, rest)| rest.trim().to_owned());
+    // The kernel prints its command line too.
+    let work = text.lines().filter_map(|line| line.strip_prefix("work:_")).map(|rest| rest.trim().to_owned());
     let traps = text.lines().find_map(|line| {
         let (_, rest) = line.split_once("without one: ")?;
         rest.split(", ").nth(1)?.split(' ').next()?.parse().ok()
