@@ -57,9 +57,6 @@ pub enum StartError {
         "its time is {0} s ahead of the hardware's, and the firmware here answers for that: start it when so much has passed"
     )]
     Time(u64),
-    /// A guest that ran in this session.
-    #[error("it was saved, and goes on when the hardware is switched on the next time")]
-    Session,
     /// A save area that some other bundle's guest has used.
     #[error(
         "its save area keeps a state of another bundle's guest; make the disk anew, or use the other bundle"

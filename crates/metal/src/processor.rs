@@ -183,6 +183,8 @@ pub trait Processor: Send {
     fn save_float(&mut self, registers: &mut [u64; 32]) -> u64;
     /// Loads the floating-point registers and `fcsr`.
     fn load_float(&mut self, registers: &[u64; 32], fcsr: u64);
+    /// `fence.i`.
+    fn fence_instructions(&mut self);
     /// Breaks a reservation that `lr` has made.
     fn break_reservation(&mut self);
     /// The guest's privileged state for the next entry, where the trampoline may serve traps by itself.

@@ -27,6 +27,8 @@ pub struct FakeHart {
     pub time: u64,
     pub shows_time: bool,
     pub retired: u64,
+    /// How often it has executed `fence.i`.
+    pub instruction_fences: usize,
     pub index: usize,
     pub generation: u64,
     pub next_asid: u64,
@@ -101,6 +103,10 @@ impl Processor for FakeHart {
 
     fn load_float(&mut self, registers: &[u64; 32], _fcsr: u64) {
         self.float = *registers;
+    }
+
+    fn fence_instructions(&mut self) {
+        self.instruction_fences += 1;
     }
 
     fn break_reservation(&mut self) {}

@@ -18,7 +18,7 @@ const JOB: &str = "i=0; h=start; while [ $i -lt 500 ]; do \
                    [ $i = 40 ] && until [ -e $3/go ]; do sleep 0.1; done; \
                    [ $i = 460 ] && until [ -e $3/end ]; do sleep 0.1; done; \
                    h=$(echo $h $i | sha256sum); i=$((i+1)); \
-                   [ $((i%20)) = 0 ] && echo \"job $i\" >$1; done; echo $h >$2";
+                   [ $((i%10)) = 0 ] && echo \"job $i\" >$1; done; echo $h >$2";
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("text")
@@ -70,18 +70,19 @@ impl Hardware {
         // The shell on the guest's console drops what is typed before it is there.
         terminal.send("\r");
         terminal.expect("# ", LIMIT);
-        terminal.send(">/go\r");
+        terminal.send(">/go\r\x02m");
         let save = |terminal: &mut Terminal| {
             terminal.expect("job ", LIMIT);
-            terminal.send("\x02msave\r");
+            terminal.send("save\r");
             terminal.expect("KiB saved", LIMIT);
             terminal.expect("was saved after", LIMIT);
         };
         save(&mut terminal);
         terminal.send("save\r");
         terminal.expect("it is off", LIMIT);
+        // It goes on here as well; its memory is in other places then.
         terminal.send("start\r");
-        terminal.expect("goes on when the hardware is switched on the next time", LIMIT);
+        save(&mut terminal);
         terminal.send("poweroff\r");
         assert!(terminal.end(LIMIT).success());
     }

@@ -18,8 +18,10 @@ pub const IMAGE_BASE: u64 = 0x4000_0000;
 pub const DIRECT_MAP: u64 = 64 << 30;
 /// Bytes of the direct map: memory beyond isn't used.
 pub const DIRECT_MAP_SIZE: u64 = 128 << 30;
-/// Bytes of a hart's stack.
-pub const BOOT_STACK: usize = 128 << 10;
+/// Bytes of the first hart's stack, on which everything is set up as well.
+pub const BOOT_STACK: usize = 256 << 10;
+/// Bytes of another hart's stack.
+pub const HART_STACK: usize = 128 << 10;
 /// Address space of the monitor: the only one that is never given to a guest.
 pub const MONITOR_ASID: u64 = 0;
 /// Slots of 1 GiB in the upper half of an Sv39 address space.

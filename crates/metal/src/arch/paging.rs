@@ -105,14 +105,15 @@ impl AddressSpace {
         }
     }
 
-    /// Maps the image, whose first byte is at `load`, section by section.
+    /// Maps the image, whose first byte is at `load`, section by section; not the page below the first hart's stack.
     pub fn map_image(&mut self, load: MachineAddress) {
         let machine = |symbol: u64| load.offset(symbol - IMAGE_BASE);
-        let ends = image_ends();
+        let (ends, guard) = (image_ends(), &raw const asm::stack_guard as u64);
         for (section, rights) in [
             (IMAGE_BASE..ends[0], Pte::R | Pte::X),
             (ends[0]..ends[1], Pte::R),
-            (ends[1]..ends[2], Pte::R | Pte::W),
+            (ends[1]..guard, Pte::R | Pte::W),
+            (guard + PAGE..ends[2], Pte::R | Pte::W),
         ] {
             self.map(section.start, machine(section.start)..machine(section.end), rights);
         }

@@ -163,6 +163,10 @@ impl Processor for PhysicalHart {
         unsafe { asm::load_float(registers, fcsr) };
     }
 
+    fn fence_instructions(&mut self) {
+        asm::fence_instructions();
+    }
+
     fn break_reservation(&mut self) {
         asm::break_reservation();
     }

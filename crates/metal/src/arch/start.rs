@@ -13,7 +13,7 @@ use spin::{Mutex, Once};
 use super::assembly as asm;
 use super::context::HartContext;
 use super::frames::Frames;
-use super::layout::{self, BOOT_STACK, DIRECT_MAP, DIRECT_MAP_SIZE, IMAGE_BASE};
+use super::layout::{self, DIRECT_MAP, DIRECT_MAP_SIZE, HART_STACK, IMAGE_BASE};
 use super::mmio::Registers;
 use super::paging::{AddressSpace, TablePages};
 use super::processor::{Features, PhysicalHart, probe};
@@ -86,6 +86,8 @@ extern "C" fn start_boot_hart(hart_id: u64, tree: MachineAddress, loaded_at: Mac
     }
 }
 
+/// Apart from who calls it, so that guests don't run on top of what it has on the stack.
+#[inline(never)]
 fn start(
     hart_id: u64,
     tree: MachineAddress,
@@ -258,7 +260,7 @@ fn start_others(satp: u64, loaded_at: MachineAddress) {
     let Some(harts) = HARTS.get() else { return };
     let entry = loaded_at.offset(&raw const asm::start_secondary as u64 - IMAGE_BASE);
     for (index, id) in harts.ids.iter().enumerate().skip(1) {
-        let stack = alloc::vec![0u128; BOOT_STACK / 16].leak().as_ptr_range().end as u64;
+        let stack = alloc::vec![0u128; HART_STACK / 16].leak().as_ptr_range().end as u64;
         let argument = Box::leak(Box::new(SecondaryEntry { satp, stack, index: index as u64 }));
         // SAFETY: the entry and its argument are made for it, and stay.
         if let Err(error) = unsafe { sbi::start_hart(*id, entry, heap::machine_address(argument)) } {

@@ -196,6 +196,7 @@ impl<P: Processor> Engine<Partition> for Deprivileged<'_, P> {
         let outside = vm.environment(&vm.harts()[hart.index()]);
         // Another guest's `lr` on this hart must not make this one's `sc` succeed.
         self.processor.break_reservation();
+        self.shadow.fetches.bring_up_to_date(hart.hart.code_epoch(), self.processor);
         // A guest whose time is another has it emulated.
         self.processor.show_time(self.slice.offset == 0);
         self.slice.count_instructions(&mut hart.hart, self.processor);

@@ -256,3 +256,25 @@ fn only_the_partition_is_ever_mapped() {
     }
     assert_eq!(test.shadow.fills, 2);
 }
+
+#[test]
+fn fetches_are_fenced_where_code_may_have_changed_unseen() {
+    let mut test = Test::new();
+    let fences = |test: &mut Test| {
+        test.run();
+        core::mem::take(&mut test.processor.instruction_fences)
+    };
+    // The memory that it was given had something else in it.
+    assert_eq!(fences(&mut test), 1);
+    assert_eq!(fences(&mut test), 0);
+    // Another hart has asked for it.
+    test.hart.hart.fence_instructions();
+    assert_eq!(fences(&mut test), 1);
+    // Its own ones were carried out elsewhere.
+    test.processor.index = 3;
+    assert_eq!(fences(&mut test), 1);
+    assert_eq!(fences(&mut test), 0);
+    // It is switched on again.
+    test.shadow.clear();
+    assert_eq!(fences(&mut test), 1);
+}

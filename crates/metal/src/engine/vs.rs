@@ -238,6 +238,7 @@ impl<P: VirtualProcessor> Engine<Partition> for Vs<'_, P> {
         let outside = vm.environment(&vm.harts()[hart.index()]);
         // Another guest's `lr` on this hart must not make this one's `sc` succeed.
         self.processor.break_reservation();
+        self.stage.fetches.bring_up_to_date(hart.hart.code_epoch(), self.processor);
         self.slice.count_instructions(&mut hart.hart, self.processor);
         self.load(&hart.hart);
         let exit = self.run_guest(&mut hart.hart, &outside);

@@ -147,8 +147,6 @@ fn wait_for_time(guest: &Guest, state: &SavedState) -> Result<(), StartError> {
 fn beginning(content: Option<Content>, origin: u64, has_run: bool) -> Result<Beginning, StartError> {
     match content {
         Some(content) if content.is_kept && content.origin != origin => Err(StartError::OtherBundle),
-        // Going on in a machine that has run before isn't sound yet.
-        Some(content) if content.is_kept && has_run => Err(StartError::Session),
         Some(content) if content.is_kept => Ok(Beginning::Area),
         Some(content) if content.origin == origin => Ok(Beginning::Kernel),
         _ if origin == 0 || has_run => Ok(Beginning::Kernel),

@@ -8,6 +8,7 @@
 //! What a page maps and with which rights is decided by `rvisor_hart`'s walk of the guest's tables; this module
 //! knows nothing of the guest's.
 
+mod fetches;
 mod pool;
 mod space;
 mod stage;
@@ -19,6 +20,7 @@ use alloc::vec::Vec;
 use rvisor_isa::csr::satp;
 use rvisor_waist::GuestVirtual;
 
+use fetches::Fetches;
 pub use pool::{Pool, Table};
 use space::{Exhausted, Space};
 pub use space::{Key, Page, View};
@@ -55,6 +57,8 @@ pub struct Shadow {
     processor: usize,
     /// See [`sequence`].
     tag: u64,
+    /// What its fetches may know.
+    pub fetches: Fetches,
     /// How often a page was filled.
     pub fills: u64,
 }
@@ -71,6 +75,7 @@ impl Shadow {
             clock: 0,
             known: None,
             processor: usize::MAX,
+            fetches: Fetches::default(),
             fills: 0,
         }
     }
@@ -190,6 +195,7 @@ impl Shadow {
         while !self.spaces.is_empty() {
             self.remove(0);
         }
+        self.fetches.clear();
     }
 
     /// Maps a page in the space with this key.

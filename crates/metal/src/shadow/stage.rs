@@ -8,6 +8,7 @@ use core::ops::Range;
 use rvisor_isa::csr::satp;
 use rvisor_waist::GuestPhysical;
 
+use super::fetches::Fetches;
 use super::pool::{ENTRIES, Table};
 use crate::address::MachineAddress;
 use crate::processor::Asid;
@@ -28,6 +29,8 @@ pub struct Stage {
     vmid: Option<Asid>,
     /// The physical hart whose TLB knows the VMID.
     processor: usize,
+    /// What its fetches may know.
+    pub fetches: Fetches,
     /// How often a page was mapped.
     pub fills: u64,
 }
@@ -50,7 +53,8 @@ impl Stage {
             let part = &tables[root.0 + slot / ENTRIES % ROOT_TABLES as usize];
             part.set(slot % ENTRIES, Pte::pointer(machine.offset(4096 * table)));
         }
-        Self { tables, root, ram: ram.clone(), vmid: None, processor: usize::MAX, fills: 0 }
+        let fetches = Fetches::default();
+        Self { tables, root, ram: ram.clone(), vmid: None, processor: usize::MAX, fetches, fills: 0 }
     }
 
     /// Maps the 2 MiB around an address of the guest's RAM, whose first byte is at `machine`. The caller
@@ -72,6 +76,7 @@ impl Stage {
         }
         // The TLB knows the memory under the old number only.
         self.vmid = None;
+        self.fetches.clear();
     }
 
     /// How a physical hart enters the guest.

@@ -95,6 +95,7 @@ unsafe extern "C" {
     pub static __text_end: u8;
     pub static __rodata_end: u8;
     pub static __image_end: u8;
+    pub static stack_guard: u8;
     pub static trampoline: u8;
     pub static trampoline_enter: u8;
     pub static trampoline_trap: u8;

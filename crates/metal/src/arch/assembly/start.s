@@ -123,6 +123,10 @@ boot_root:
     .space  4096
 boot_image:
     .space  4096
+    # Never mapped in the monitor's tables: a stack that is too small is noticed.
+    .globl stack_guard
+stack_guard:
+    .space  4096
 boot_stack:
     .space  {boot_stack}
 boot_stack_end:

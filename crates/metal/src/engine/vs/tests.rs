@@ -207,3 +207,19 @@ fn another_physical_hart_has_no_stale_vmid() {
     // The root is aligned to its size.
     assert!((first.root & ((1 << 44) - 1)).is_multiple_of(4));
 }
+
+#[test]
+fn fetches_are_fenced_where_code_may_have_changed_unseen() {
+    let mut test = Test::new();
+    let fences = |test: &mut Test| {
+        test.run();
+        core::mem::take(&mut test.processor.instruction_fences)
+    };
+    assert_eq!((fences(&mut test), fences(&mut test)), (1, 0));
+    test.hart.hart.fence_instructions();
+    assert_eq!((fences(&mut test), fences(&mut test)), (1, 0));
+    test.processor.index = 3;
+    assert_eq!((fences(&mut test), fences(&mut test)), (1, 0));
+    test.stage.clear();
+    assert_eq!((fences(&mut test), fences(&mut test)), (1, 0));
+}
