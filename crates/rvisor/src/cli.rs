@@ -215,13 +215,15 @@ pub struct Run {
     /// Share a directory or file of the host with the guest: it is there when the command starts
     #[arg(short, long = "volume", value_name = "HOST:GUEST[:ro]")]
     pub volumes: Vec<String>,
-    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
+    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp; IPv6
+    /// addresses stand in brackets
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     /// Network of the machine
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Put it on a named network, on which machines see each other by name (see rvisor network), or on a tap device of the
+    /// Put it on a named network, on which machines see each other by name (see rvisor network), or on a tap device
+    /// of the
     /// host
     #[arg(long, value_name = "NAME|tap[=DEVICE]", conflicts_with = "net")]
     pub network: Option<String>,
@@ -262,7 +264,8 @@ pub struct Boot {
     /// Network of the machine
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
+    /// Forward a port of the host to the guest, with an address and a protocol as in 0.0.0.0:5353:53/udp; IPv6
+    /// addresses stand in brackets
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     /// Firmware to start in M-mode: OpenSBI fw_dynamic or fw_jump, U-Boot (raw or ELF)
@@ -421,7 +424,8 @@ pub struct BundleRun {
     /// The hardware's network
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
-    /// Forward a port of this computer, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
+    /// Forward a port of this computer, with an address and a protocol as in 0.0.0.0:5353:53/udp; IPv6 addresses
+    /// stand in brackets
     #[arg(short, long = "publish", value_name = "HOST:GUEST")]
     pub publish: Vec<String>,
     #[command(flatten)]
@@ -677,7 +681,8 @@ pub struct Receive {
     /// What the machine is called here; as there if it isn't given
     #[arg(long)]
     pub name: Option<String>,
-    /// Key of the source, as `rvisor migrate --show-key` prints it there; else one that was seen before. May be repeated
+    /// Key of the source, as `rvisor migrate --show-key` prints it there; else one that was seen before. May be
+    /// repeated
     #[arg(long, value_name = "sha256:…", value_parser = peer_key)]
     pub peer_key: Vec<String>,
     /// Most memory that the machine may have; all that this host has if it isn't given
@@ -707,7 +712,7 @@ pub enum PortCommand {
     Add {
         /// Machine to forward to
         machine: String,
-        /// Ports, with an address and a protocol as in 0.0.0.0:5353:53/udp or [::1]:8080:80
+        /// Ports, with an address and a protocol as in 0.0.0.0:5353:53/udp; IPv6 addresses stand in brackets
         #[arg(required = true, value_name = "HOST:GUEST")]
         ports: Vec<String>,
     },
