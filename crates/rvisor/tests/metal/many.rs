@@ -179,13 +179,13 @@ fn linux_our_own_kernel_and_u_boot_share_hardware_with_hypervisor_extension() {
 }
 
 #[test]
-#[ignore = "needs QEMU; .ci/run has it"]
+#[ignore = "needs QEMU; takes minutes"]
 fn linux_our_own_kernel_and_u_boot_share_qemu() {
     guests_share(&["--machine", "qemu"]);
 }
 
 #[test]
-#[ignore = "needs QEMU; .ci/run has it"]
+#[ignore = "needs QEMU; takes minutes"]
 fn linux_our_own_kernel_and_u_boot_share_qemu_with_hypervisor_extension() {
     guests_share(&["--machine", "qemu", "--extensions", "h"]);
 }
