@@ -75,7 +75,10 @@ impl Directory {
     /// # Errors
     /// If the host refuses.
     pub fn snapshots(&self) -> Result<Vec<(SnapshotInfo, u64)>> {
-        let infos = entries(&self.snapshots_path())?.filter_map(|entry| {
+        // Those that aren't made yet, or are being removed, have names that nobody gives.
+        let is_one =
+            |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| check_name(name).is_ok());
+        let infos = entries(&self.snapshots_path())?.filter(is_one).filter_map(|entry| {
             let text = fs::read(entry.path().join(INFO)).ok()?;
             let info: SnapshotInfo = serde_json::from_slice(&text).ok()?;
             let files = fs::read_dir(entry.path()).into_iter().flatten().flatten();

@@ -5,11 +5,10 @@
 mod common;
 
 use std::collections::HashSet;
-use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Machine, finish, rvisor};
+use common::{Machine, finish, package, rvisor};
 
 /// For anything that a machine does, on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -117,43 +116,108 @@ fn machine_goes_back_and_is_copied_and_moved() {
     assert!(!elsewhere.join("machines").join(&moved.0).exists());
 }
 
-/// Kills at moments that differ each time: of the command, then of the machine's process.
+/// Files that are compiled.
+const SOURCES: u64 = 40;
+/// Steps of what each does.
+const STEPS: u64 = 1000;
+
+/// What file number `file` makes of `x`; the same as the C of [`BUILD`].
+fn step(file: u64, x: u64) -> u64 {
+    (0..STEPS).fold(x, |x, i| (x ^ (x >> 13) ^ (i * file)).wrapping_mul(6_364_136_223_846_793_005 + 2 * file))
+}
+
+/// Compiles files, one after the other, links them, and runs what comes out.
+const BUILD: &str = r#"set -e
+mkdir -p /root/b; cd /root/b
+{ echo '#include <stdio.h>'; echo 'int main(void) { unsigned long x = 1;'; } >main.c
+for n in $(seq $SOURCES); do
+    cat >$n.c <<END
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+unsigned long step$n(unsigned long x) {
+    for (unsigned long i = 0; i < $STEPS; i++) x = (x ^ (x >> 13) ^ (i * $n)) * (6364136223846793005ul + 2 * $n);
+    return x;
+}
+END
+    sed -i "1a unsigned long step$n(unsigned long);" main.c
+    echo "x = step$n(x);" >>main.c
+done
+echo 'printf("%lu\n", x); return 0; }' >>main.c
+for n in $(seq $SOURCES); do gcc -O2 -c $n.c; echo $n >compiled; done
+gcc -O2 -o program main.c $(seq -f %g.o $SOURCES)
+./program >result.new
+mv result.new result
+"#;
+
+/// Saved in the middle of a build, it goes on in another process, and as another host would take it.
 #[test]
-fn killed_snapshots_leave_the_old_or_the_new() {
-    let machine = Machine::run("killed", &["--memory", "256M", "busybox"]);
-    machine.exec(&["sh", "-c", "echo old >/f"]).assert(0, "");
-    finish(&mut rvisor(["snapshot", "create", &machine.0, "good"]), b"", LIMIT).assert(0, "good\n");
-    let list = || -> Vec<String> {
-        let ended = finish(&mut rvisor(["snapshot", "ls", "--format", "json", &machine.0]), b"", LIMIT);
-        let told: Vec<serde_json::Value> = serde_json::from_str(&ended.text()).expect("a list");
-        told.iter().map(|info| info["name"].as_str().expect("a name").to_owned()).collect()
+fn machine_that_builds_stands_still_for_a_moment_and_ends_its_build_wherever_it_goes_on() {
+    let machine = Machine::run("builds", &["--memory", "1G", "debian"]);
+    let there = machine.exec(&["dpkg-query", "-W", "-f", "${Package}\n"]).text();
+    let files = package::packages("gcc", &there.lines().collect::<Vec<_>>());
+    assert!(!files.is_empty());
+    for file in &files {
+        let unpack = ["sh", "-c", "cat >/tmp/deb && dpkg-deb -x /tmp/deb / && rm /tmp/deb"];
+        let content = std::fs::read(file).expect("a package");
+        machine.exec_with_input(&unpack, &content).assert(0, "");
+    }
+    let (sources, steps) = (SOURCES.to_string(), STEPS.to_string());
+    let build = BUILD.replace("$SOURCES", &sources).replace("$STEPS", &steps);
+    machine.exec_with_input(&["sh", "-c", "cat >/root/build"], build.as_bytes()).assert(0, "");
+    let begin = "setsid sh /root/build >/root/log 2>&1 </dev/null &";
+    machine.exec(&["sh", "-c", begin]).assert(0, "");
+    let expected = format!("{}\n", (1..=SOURCES).fold(1, |x, file| step(file, x)));
+
+    let compiled = |ended: common::Ended| ended.text().trim().parse::<u64>().unwrap_or(0);
+    let show = ["cat", "/root/b/compiled"];
+    let begun = Instant::now();
+    while compiled(machine.exec(&show)) < SOURCES / 8 {
+        let log = machine.exec(&["cat", "/root/log"]).text();
+        assert!(log.is_empty() && begun.elapsed() < LIMIT, "{log}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    finish(&mut rvisor(["snapshot", "create", &machine.0, "middle"]), b"", LIMIT).assert(0, "middle\n");
+    let done = compiled(machine.exec(&show));
+    assert!(done < SOURCES, "it is to be saved before it ends");
+    let told = machine.ask(&["snapshot", "ls", "--format", "json"]).text();
+    let told: serde_json::Value = serde_json::from_str(&told).expect("a list");
+    let stopped = Duration::from_micros(told[0]["stopped"].as_u64().expect("a time"));
+    println!("it stood still for {stopped:?}, with {done} of {SOURCES} files compiled; the snapshot: {told}");
+    assert!(stopped < Duration::from_secs(1), "{stopped:?}");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("machine");
+    let file = file.to_str().expect("text");
+    finish(&mut rvisor(["export", "-o", file, &machine.0]), b"", LIMIT).assert(0, "");
+    assert!(compiled(machine.exec(&show)) < SOURCES, "it is to be exported before it ends");
+    let ends = |what: &str, exec: &dyn Fn(&[&str]) -> common::Ended| {
+        let begun = Instant::now();
+        loop {
+            let ended = exec(&["cat", "/root/b/result"]);
+            if ended.status.success() {
+                return ended.assert(0, &expected);
+            }
+            let log = exec(&["cat", "/root/log"]);
+            assert!(log.text().is_empty() && begun.elapsed() < LIMIT, "{what}: {}", log.text());
+            thread::sleep(Duration::from_millis(200));
+        }
     };
-    let mut count = 1;
-    for round in 0..12 {
-        let mut command = rvisor(["snapshot", "create", &machine.0]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("rvisor starts");
-        thread::sleep(Duration::from_millis(7 + 23 * round));
-        let _ = child.kill();
-        let _ = child.wait();
-        let now = list();
-        assert!(now.contains(&"good".into()) && (count..=count + 1).contains(&now.len()), "{now:?}");
-        count = now.len();
-        // The machine goes on, whatever became of the client.
-        machine.exec(&["cat", "/f"]).assert(0, "old\n");
-    }
-    machine.exec(&["sh", "-c", "echo new >/f"]).assert(0, "");
-    let child = rvisor(["snapshot", "create", &machine.0, "last"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    thread::sleep(Duration::from_millis(60));
-    machine.tell(&["kill"]);
-    let _ = child.expect("rvisor starts").wait();
-    for name in list() {
-        let words = ["snapshot", "restore", "--force", &machine.0, &name];
-        finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
-        machine.exec(&["cat", "/f"]).assert(0, if name == "last" { "new\n" } else { "old\n" });
-    }
-    let leftovers = std::fs::read_dir(machine.directory().join("snapshots")).expect("snapshots");
-    assert!(leftovers.flatten().all(|entry| !entry.file_name().to_string_lossy().starts_with('.')));
+    ends("the machine itself", &|words| machine.exec(words));
+    let process = machine.pid();
+    machine.tell(&["snapshot", "restore", "--force"]);
+    assert_ne!(machine.pid(), process);
+    let again = compiled(machine.exec(&show));
+    assert!((1..SOURCES).contains(&again), "it goes on from the middle: {again}");
+    ends("in another process", &|words| machine.exec(words));
+    machine.tell(&["rm", "--force"]);
+
+    let elsewhere = directory.path().join("store");
+    let there =
+        |words: &[&str]| finish(rvisor(words.iter().copied()).env("RVISOR_HOME", &elsewhere), b"", LIMIT);
+    there(&["import", file, "moved"]).assert(0, "moved\n");
+    let again = compiled(there(&[&["exec", "moved"], &show[..]].concat()));
+    assert!((1..SOURCES).contains(&again), "it goes on from the middle: {again}");
+    ends("elsewhere", &|words| there(&[&["exec", "moved"], words].concat()));
+    there(&["rm", "-f", "moved"]).assert(0, "moved\n");
 }

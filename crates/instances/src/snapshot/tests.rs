@@ -51,6 +51,8 @@ fn half_made_snapshot_is_none_and_goes_with_the_next() {
     let half = web.snapshots_path().join(".new-2");
     fs::create_dir(&half).unwrap();
     fs::write(half.join("disk.qcow2"), "half").unwrap();
+    // All but its name may be there.
+    fs::copy(web.snapshots_path().join("1").join(INFO), half.join(INFO)).unwrap();
     assert_eq!(web.snapshots().unwrap().len(), 1);
     assert_eq!(web.make_snapshot(None).unwrap().name, "2");
     assert!(!half.exists());

@@ -5,18 +5,32 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rvisor_images::Store;
-use rvisor_images::archive::{Archive, Keyring, mirror};
+use rvisor_images::archive::{Archive, Keyring, mirror, resolve};
 use rvisor_images::deb::Deb;
 use rvisor_images::fetch::{FetchOptions, Fetcher};
 use rvisor_images::progress::Silent;
 
-/// A file of a package of Debian's, in `directory`.
-pub fn file_of_package(package: &str, name: &str, directory: &Path) -> PathBuf {
+fn archive() -> (Fetcher, Archive) {
     let store = Store::open_default().expect("a store");
     let fetcher = Fetcher::new(&store.cache(), FetchOptions::default()).expect("a fetcher");
     let mirror = mirror::find(None).expect("a mirror");
     let keys = Keyring::debian().expect("keys");
     let archive = Archive::open(&mirror, "trixie", &keys, &fetcher, &Silent).expect("the archive");
+    (fetcher, archive)
+}
+
+/// The files of a package of Debian's and of those that it needs, but for those that are `there`.
+pub fn packages(wanted: &str, there: &[&str]) -> Vec<PathBuf> {
+    let (fetcher, archive) = archive();
+    let chosen = resolve(&archive.index, false, &[wanted.to_owned()]).expect("its dependencies");
+    let missing = chosen.packages.iter().filter(|package| !there.contains(&&*package.name));
+    let items: Vec<_> = missing.map(|package| archive.item(package)).collect();
+    fetcher.fetch("packages", &items, &Silent).expect("the packages' files")
+}
+
+/// A file of a package of Debian's, in `directory`.
+pub fn file_of_package(package: &str, name: &str, directory: &Path) -> PathBuf {
+    let (fetcher, archive) = archive();
     let item = archive.item(archive.index.get(package).expect("the package"));
     let paths = fetcher.fetch("firmware", &[item], &Silent).expect("the package's file");
     let mut package = Deb::open(&paths[0]).expect("a package");
