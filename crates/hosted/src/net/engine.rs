@@ -28,6 +28,8 @@ use super::{HOST_MAC, NetError, NetOptions, names};
 const DNS_PORT: u16 = 53;
 /// How often flows are looked through for those that have expired.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often the guest's hardware address is asked for while a flow waits for it.
+const QUESTION: Duration = Duration::from_secs(1);
 
 /// All that the network's thread works with.
 pub(super) struct Engine {
@@ -51,6 +53,8 @@ pub(super) struct Engine {
     /// Buffers of frames that have been dealt with.
     used: Vec<Vec<u8>>,
     swept: Instant,
+    /// When the guest's hardware address was asked for.
+    asked: Instant,
 }
 
 /// Where something that the guest sends goes.
@@ -91,7 +95,7 @@ impl Engine {
             wake,
             poller,
             stack: Stack::new(mtu, u64::from_ne_bytes(seed), addresses),
-            tcp: TcpFlows::default(),
+            tcp: TcpFlows::new(u64::from_ne_bytes(seed)),
             datagrams: DatagramFlows::new(addresses),
             forwards,
             fragments: Reassembly::default(),
@@ -103,6 +107,7 @@ impl Engine {
             cable: member.as_ref().map(Cable::new),
             used: Vec::new(),
             swept: Instant::now(),
+            asked: Instant::now(),
         })
     }
 
@@ -135,7 +140,13 @@ impl Engine {
             false => Duration::ZERO,
         });
         let waits = self.cable.as_ref().is_some_and(Cable::has_backlog);
-        timer.unwrap_or(SWEEP).min(if waits { cable::PAUSE } else { SWEEP })
+        let sweep = if self.has_question() { QUESTION } else { SWEEP };
+        timer.unwrap_or(SWEEP).min(if waits { cable::PAUSE } else { sweep })
+    }
+
+    /// Whether a flow waits for the guest's hardware address.
+    fn has_question(&self) -> bool {
+        self.tcp.is_blocked() && !self.stack.link.out.knows_guest()
     }
 
     /// Waits at most for `timeout`, then does what there is to do.
@@ -159,6 +170,12 @@ impl Engine {
         self.forwards.serve(&mut self.stack, &self.poller, &mut self.tcp);
         self.datagrams.serve(&mut self.stack.link.out);
         self.tcp.serve(&mut self.stack);
+        if !self.has_question() {
+            self.asked = Instant::now();
+        } else if self.asked.elapsed() >= QUESTION {
+            self.asked = Instant::now();
+            self.stack.link.out.look_for(self.addresses.guest);
+        }
         if self.swept.elapsed() >= SWEEP {
             self.swept = Instant::now();
             self.tcp.expire(&mut self.stack);

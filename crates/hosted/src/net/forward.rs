@@ -227,9 +227,9 @@ fn port_of(peers: &mut Vec<Peer>, address: SocketAddr) -> u16 {
 
 impl Outgoing {
     /// Asks for the hardware address of `guest` unless one is known.
-    fn look_for(&mut self, guest: Ipv4Addr) {
+    pub(super) fn look_for(&mut self, guest: Ipv4Addr) {
         use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress};
-        if !self.guest.is_broadcast() {
+        if self.knows_guest() {
             return;
         }
         let request = ArpRepr::EthernetIpv4 {

@@ -81,9 +81,16 @@ impl Link {
 }
 
 impl Outgoing {
-    /// Whether TCP may send.
+    /// Whether TCP may send. A segment for everybody would be lost (Linux takes none that isn't for its own hardware
+    /// address), and repeated only a second later; so TCP waits until the guest's is known.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < QUEUE_BYTES
+        self.bytes < QUEUE_BYTES && self.knows_guest()
+    }
+
+    /// Whether the guest's hardware address is known: it has sent something. One that goes on from a saved state, here
+    /// or on another host, may not have anything to send.
+    pub(super) fn knows_guest(&self) -> bool {
+        !self.guest.is_broadcast()
     }
 
     /// Whether the link carries IPv6.

@@ -80,6 +80,13 @@ pub(super) struct TcpFlows {
 }
 
 impl TcpFlows {
+    /// None yet. Forwarded connections come from ports that begin anywhere: a guest that goes on from a saved state may
+    /// have connections which another process has made, and would take the same ports for those.
+    pub(super) fn new(seed: u64) -> Self {
+        let ports = (*DYNAMIC_PORTS.end() - *DYNAMIC_PORTS.start()) as u64;
+        Self { last_port: *DYNAMIC_PORTS.start() + (seed % ports) as u16, ..Self::default() }
+    }
+
     /// Whether a flow wants its turn without waiting for anything.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()

@@ -343,6 +343,48 @@ fn forwarded_tcp_port_leads_to_the_guest() {
     assert_eq!(client.join().unwrap(), "welcome");
 }
 
+/// A guest that goes on from a saved state has nothing to send by itself. Linux drops segments that are for everybody.
+#[test]
+fn first_forwarded_connection_waits_for_a_silent_guests_hardware_address_and_no_longer() {
+    const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+    let mut ports = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let (forward, host) = forward(Protocol::Tcp, 80);
+        let options = NetOptions { forwards: vec![forward], ..NetOptions::default() };
+        let mut network = UserNetwork::new(&options, std::sync::Arc::new(|| ())).unwrap();
+        let _client = TcpStream::connect(host).unwrap();
+        let mut next = || loop {
+            let mut frame = Vec::new();
+            if rvisor_waist::NetBackend::receive(&mut network, &mut frame) {
+                return frame;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        // It is asked for again where the first question was lost.
+        let mut question = next();
+        for _ in 0..2 {
+            assert_eq!((&question[..6], &question[12..14], question[21]), (&[0xff; 6][..], &[8, 6][..], 1));
+            question = next();
+        }
+        let asker = question[6..12].to_vec();
+        let addresses = [&MAC[..], &GUEST.octets(), &asker, &GATEWAY.octets()].concat();
+        let answer = [&asker[..], &MAC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &addresses].concat();
+        let asked = std::time::Instant::now();
+        rvisor_waist::NetBackend::send(&mut network, &answer);
+        let frame = loop {
+            let mut frame = Vec::new();
+            if rvisor_waist::NetBackend::receive(&mut network, &mut frame) && frame[12..14] == [8, 0] {
+                break frame;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        assert_eq!((&frame[..6], frame[23], frame[47]), (&MAC[..], 6, 2), "a SYN for the guest");
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+        ports.insert([frame[34], frame[35]]);
+    }
+    assert!(ports.len() > 1, "processes begin with other ports");
+}
+
 #[test]
 fn forward_to_a_port_the_guest_does_not_listen_on_is_reset() {
     let (forward, host) = forward(Protocol::Tcp, 81);
