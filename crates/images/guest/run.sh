@@ -1,6 +1,16 @@
 # Serves `rvisor run`: mounts the disk, then becomes its init, or runs one command that the host sends.
 # The book describes the protocol in "The guest protocol".
 
+# Nobody looks at a machine that idles beside a hundred others: its kernel needn't wake up twice a second to see whether
+# memory is in pieces, nor look for processors that hang, which are those that the host gave to others. The root file
+# system's own settings come later.
+setting() {
+    [ ! -e "/proc/sys/$1" ] || echo "$2" >"/proc/sys/$1"
+}
+setting vm/compaction_proactiveness 0
+setting vm/stat_interval 30
+setting kernel/watchdog 0
+
 root_argument=$(argument root)
 target=
 trouble=
