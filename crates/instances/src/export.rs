@@ -5,19 +5,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{SeekFrom, seek};
 use rvisor_hosted::disk::{DiskOptions, Format, backing_files, set_backing};
 use rvisor_images::Store;
-use rvisor_machine::persist::{MemoryRuns, MemoryWriter};
-use rvisor_waist::{PAGE_SIZE, StateError};
+use rvisor_waist::StateError;
 
 use crate::config::{Config, EngineConfig, now};
 use crate::copies::Scratch;
 use crate::directory::{Directory, LOCK, Lock, Machines};
 use crate::error::{Context, Error, Result};
+use crate::packed::{Wrong, read_file, write_file};
 use crate::saved;
 use crate::snapshot::{BASE, RESUME};
 
@@ -26,11 +24,6 @@ const VERSION: u32 = 1;
 const CONFIG: &str = "config.json";
 /// Files of the image begin so, then their digest follows.
 const BLOB: &str = "blob-";
-/// Longest name.
-const LONGEST_NAME: usize = 128;
-/// No file is larger: what would be is damage.
-const LARGEST: u64 = 1 << 50;
-const PAGE: usize = PAGE_SIZE as usize;
 
 fn refused(text: impl Into<String>) -> Error {
     Error::Refused(text.into())
@@ -77,76 +70,6 @@ pub(crate) fn write(
 /// Digests of the image's files that a machine needs.
 pub(crate) fn digests(config: &Config) -> impl Iterator<Item = &String> {
     [Some(&config.kernel), Some(&config.run_initrd), config.base_disk.as_ref()].into_iter().flatten()
-}
-
-fn write_file(file: &File, name: &str, output: &mut dyn Write) -> io::Result<()> {
-    let size = file.metadata()?.len();
-    let mut sum = crc32fast::Hasher::new();
-    let mut put = |bytes: &[u8]| {
-        sum.update(bytes);
-        output.write_all(bytes)
-    };
-    put(&(name.len() as u16).to_le_bytes())?;
-    put(name.as_bytes())?;
-    put(&size.to_le_bytes())?;
-    write_pages(file, size, &mut put)?;
-    output.write_all(&sum.finalize().to_le_bytes())
-}
-
-/// Writes a file's pages that aren't zero as runs.
-pub(crate) fn write_pages(
-    file: &File,
-    size: u64,
-    put: &mut impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut runs = MemoryWriter::new(true, put);
-    let mut offset = 0;
-    while let Ok(start) = seek(file, SeekFrom::Data(offset)) {
-        let mut page = start / PAGE_SIZE;
-        let end = seek(file, SeekFrom::Hole(start))?;
-        while page * PAGE_SIZE < end {
-            let mut bytes = [0; PAGE];
-            let length = (size - page * PAGE_SIZE).min(PAGE_SIZE) as usize;
-            file.read_exact_at(&mut bytes[..length], page * PAGE_SIZE)?;
-            runs.page(page, &bytes)?;
-            page += 1;
-        }
-        offset = page * PAGE_SIZE;
-        if offset >= size {
-            break;
-        }
-    }
-    runs.finish()
-}
-
-/// An error of the file that is being read.
-enum Wrong {
-    Host(io::Error),
-    State(StateError),
-}
-
-impl From<StateError> for Wrong {
-    fn from(error: StateError) -> Self {
-        Self::State(error)
-    }
-}
-
-impl From<io::Error> for Wrong {
-    fn from(error: io::Error) -> Self {
-        Self::Host(error)
-    }
-}
-
-impl std::fmt::Display for Wrong {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Host(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                f.write_str("it ends too early")
-            }
-            Self::Host(error) => error.fmt(f),
-            Self::State(error) => error.fmt(f),
-        }
-    }
 }
 
 /// Makes the machine that [`export`] has written; a `fresh` one gets an identity of its own. Returns it locked, and
@@ -284,50 +207,6 @@ fn read_header(input: &mut dyn Read) -> Result<(), Wrong> {
         VERSION => Ok(()),
         other => Err(StateError::Version(other).into()),
     }
-}
-
-/// Reads one file into a directory; `None` at the end.
-fn read_file(directory: &Path, input: &mut dyn Read) -> Result<Option<String>, Wrong> {
-    let mut sum = crc32fast::Hasher::new();
-    let mut get = |buffer: &mut [u8]| -> Result<(), Wrong> {
-        input.read_exact(buffer)?;
-        sum.update(buffer);
-        Ok(())
-    };
-    let mut length = [0; 2];
-    get(&mut length)?;
-    let length = usize::from(u16::from_le_bytes(length));
-    if length == 0 {
-        return Ok(None);
-    }
-    if length > LONGEST_NAME {
-        return Err(StateError::Malformed.into());
-    }
-    let (mut name, mut size) = (vec![0; length], [0; 8]);
-    get(&mut name)?;
-    get(&mut size)?;
-    let size = u64::from_le_bytes(size);
-    // Nothing that leads out of the directory.
-    let is_harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
-    let name = String::from_utf8(name).ok().filter(|name| name.bytes().all(|byte| is_harmless(&byte)));
-    let name = name
-        .filter(|name| !name.starts_with('.') && name != LOCK && size <= LARGEST)
-        .ok_or(StateError::Malformed)?;
-    let file = File::options().write(true).create_new(true).open(directory.join(&name))?;
-    file.set_len(size)?;
-    let mut runs = MemoryRuns::new(size.div_ceil(PAGE_SIZE), &mut get);
-    while let Some(run) = runs.next_run()? {
-        let offset = run.first * PAGE_SIZE;
-        let length = (size - offset).min(run.bytes.len() as u64) as usize;
-        file.write_all_at(&run.bytes[..length], offset)?;
-    }
-    let mut told = [0; 4];
-    input.read_exact(&mut told)?;
-    if u32::from_le_bytes(told) != sum.finalize() {
-        return Err(StateError::Malformed.into());
-    }
-    file.sync_all()?;
-    Ok(Some(name))
 }
 
 /// Has the disks lie over the image's file that is where `blob` says.

@@ -30,6 +30,7 @@ mod log_file;
 pub mod migration;
 mod moving;
 mod networks;
+mod packed;
 mod process;
 mod protocol;
 mod ready;

@@ -18,6 +18,7 @@ use crate::copies::Scratch;
 use crate::directory::{Directory, Machines};
 use crate::error::{Context, Error, Result};
 use crate::export;
+use crate::packed;
 use crate::saved::{self, SavedHost};
 
 /// Bytes of a disk that are moved at once.
@@ -121,6 +122,10 @@ impl Leaving {
     /// # Errors
     /// If it can't be read.
     pub fn memory(&self) -> Result<Vec<u8>> {
+        let packed = self.files.join(saved::PACKED);
+        if packed.exists() {
+            return packed::runs(&packed, saved::MEMORY);
+        }
         let path = self.files.join(saved::MEMORY);
         let mut bytes = Vec::new();
         let mut put = |piece: &[u8]| {
@@ -128,7 +133,7 @@ impl Leaving {
             Ok(())
         };
         File::open(&path)
-            .and_then(|file| export::write_pages(&file, file.metadata()?.len(), &mut put))
+            .and_then(|file| packed::write_pages(&file, file.metadata()?.len(), &mut put))
             .context("read", &path)?;
         Ok(bytes)
     }

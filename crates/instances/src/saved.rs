@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::SavedLink;
 use crate::error::{Context, Error, Result};
+use crate::packed;
 
 /// Devices and harts.
 pub(crate) const STATE: &str = "state";
 /// RAM, as large as it is.
 pub(crate) const MEMORY: &str = "memory";
+/// RAM in a snapshot that was to be small.
+pub(crate) const PACKED: &str = "memory.packed";
 /// What this host's end of the guest's connections has to know.
 pub(crate) const HOST: &str = "host.json";
 /// Says that the guest is to get an identity of its own.
@@ -61,12 +64,27 @@ pub(crate) fn read(directory: &Path, name: &str) -> Result<Option<Saved>> {
 /// Gives the saved machine in `from` to a new directory `to`; with a `fresh` identity if it is to be another machine.
 pub(crate) fn give(from: &Path, to: &Path, fresh: bool) -> Result<()> {
     fs::create_dir(to).context("create", to)?;
+    let packed = from.join(PACKED);
     for name in FILES {
-        crate::file_copy::link(&from.join(name), &to.join(name))?;
+        if name == MEMORY && packed.exists() {
+            packed::unpack(&packed, MEMORY, to)?;
+        } else {
+            crate::file_copy::link(&from.join(name), &to.join(name))?;
+        }
     }
     if fresh {
         let path = to.join(FRESH);
         File::create(&path).context("create", &path)?;
+    }
+    Ok(())
+}
+
+/// Makes a saved machine in `directory` smaller, if there is one.
+pub(crate) fn pack(directory: &Path) -> Result<()> {
+    let memory = directory.join(MEMORY);
+    if memory.exists() {
+        packed::pack(&memory, MEMORY, &directory.join(PACKED))?;
+        fs::remove_file(&memory).context("remove", &memory)?;
     }
     Ok(())
 }

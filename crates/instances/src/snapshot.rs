@@ -22,6 +22,8 @@ const SNAPSHOTS: &str = "snapshots";
 const INFO: &str = "info.json";
 /// Version of the description's format.
 const FORMAT: u32 = 1;
+/// The same of a snapshot whose memory is compressed.
+const PACKED_FORMAT: u32 = 2;
 /// The snapshot that a machine is going back to.
 const RESTORE: &str = "restore.json";
 /// What the machine goes on from when it is started next.
@@ -61,13 +63,19 @@ impl Directory {
     fn snapshot_path(&self, name: &str) -> Result<PathBuf> {
         check_name(name)?;
         let path = self.snapshots_path().join(name);
-        if !path.join(INFO).exists() {
+        let Ok(text) = fs::read(path.join(INFO)) else {
             return Err(Error::Refused(format!(
                 "machine {0} has no snapshot {name}; `rvisor snapshot ls {0}` lists them",
                 self.name()
             )));
+        };
+        match serde_json::from_slice::<SnapshotInfo>(&text) {
+            Ok(info) if info.format <= PACKED_FORMAT => Ok(path),
+            _ => Err(Error::Refused(format!(
+                "snapshot {name} of machine {} is damaged, or a newer Rvisor has made it; use that one",
+                self.name()
+            ))),
         }
-        Ok(path)
     }
 
     /// The machine's snapshots, the oldest first, each with the bytes that it occupies.
@@ -105,11 +113,12 @@ impl Directory {
         Ok(lock)
     }
 
-    /// Makes a snapshot, of a running machine or one that has ended; without a name it gets a number.
+    /// Makes a snapshot, of a running machine or one that has ended; without a name it gets a number. To `compress` its
+    /// memory takes time, now and when the machine goes back to it.
     ///
     /// # Errors
     /// If the machine can't be saved, or the name is taken. Nothing is left then.
-    pub fn make_snapshot(&self, name: Option<&str>) -> Result<SnapshotInfo> {
+    pub fn make_snapshot(&self, name: Option<&str>, compress: bool) -> Result<SnapshotInfo> {
         name.map(check_name).transpose()?;
         let _lock = self.lock_snapshots()?;
         let free = |number: &u32| !self.snapshots_path().join(number.to_string()).exists();
@@ -127,7 +136,7 @@ impl Directory {
         }
         let draft = self.snapshots_path().join(format!("{TRANSIENT}{name}"));
         fs::create_dir(&draft).context("create", &draft)?;
-        let made = self.fill_snapshot(&draft, &name).and_then(|info| {
+        let made = self.fill_snapshot(&draft, &name, compress).and_then(|info| {
             fs::rename(&draft, &path).context("create", &path)?;
             sync_directory(&self.snapshots_path())?;
             Ok(info)
@@ -138,9 +147,13 @@ impl Directory {
         made
     }
 
-    fn fill_snapshot(&self, draft: &Path, name: &str) -> Result<SnapshotInfo> {
+    fn fill_snapshot(&self, draft: &Path, name: &str, compress: bool) -> Result<SnapshotInfo> {
         let (running, stopped) = self.save_into(draft)?;
-        let info = SnapshotInfo { format: FORMAT, name: name.to_owned(), created: now(), running, stopped };
+        if compress {
+            saved::pack(draft)?;
+        }
+        let format = if compress { PACKED_FORMAT } else { FORMAT };
+        let info = SnapshotInfo { format, name: name.to_owned(), created: now(), running, stopped };
         let text = serde_json::to_vec_pretty(&info).map_err(io::Error::from).context("write", draft)?;
         saved::write(draft.join(INFO), &text)?;
         sync_directory(draft)?;

@@ -601,6 +601,9 @@ pub enum NetworkCommand {
 pub enum SnapshotCommand {
     /// Make a snapshot of a machine, which goes on meanwhile if it runs
     Create {
+        /// Compress its memory: it takes less room, and more time to make and to go back to
+        #[arg(long)]
+        compress: bool,
         /// Machine to save
         machine: String,
         /// Name of the snapshot; a number if it isn't given

@@ -19,8 +19,8 @@ pub fn snapshot(command: &SnapshotCommand) -> anyhow::Result<ExitCode> {
     let machines = machines()?;
     let events = Events::new(machines.store());
     match command {
-        SnapshotCommand::Create { machine, name } => {
-            let info = machines.open(machine)?.make_snapshot(name.as_deref())?;
+        SnapshotCommand::Create { compress, machine, name } => {
+            let info = machines.open(machine)?.make_snapshot(name.as_deref(), *compress)?;
             events.add(machine, "snapshot", Some(info.name.clone()));
             println!("{}", info.name);
         }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -88,11 +89,28 @@ fn machine_goes_back_and_is_copied_and_moved() {
     thread::sleep(Duration::from_millis(300));
     assert!(lines(&machine) > before, "it goes on where it was");
 
+    finish(&mut rvisor(["snapshot", "create", "--compress", &machine.0, "small"]), b"", LIMIT)
+        .assert(0, "small\n");
+    let occupied = |name: &str| -> u64 {
+        let files = std::fs::read_dir(machine.directory().join("snapshots").join(name)).expect("a snapshot");
+        files.flatten().map(|file| file.metadata().expect("a file").blocks() * 512).sum()
+    };
+    assert!(occupied("small") * 4 < occupied("first") * 3, "{} {}", occupied("small"), occupied("first"));
+    machine.exec(&["sh", "-c", "echo three >/f"]).assert(0, "");
+    // The latest.
+    machine.tell(&["snapshot", "restore", "--force"]);
+    machine.exec(&["cat", "/f"]).assert(0, "one\n");
+
     let copy = Machine::named("copied");
-    finish(&mut rvisor(["clone", &machine.0, &copy.0]), b"", LIMIT).assert(0, &format!("{}\n", copy.0));
+    finish(&mut rvisor(["clone", "--snapshot", "small", &machine.0, &copy.0]), b"", LIMIT)
+        .assert(0, &format!("{}\n", copy.0));
     copy.exec(&["hostname"]).assert(0, &format!("{}\n", copy.0));
     copy.exec(&["cat", "/f"]).assert(0, "one\n");
     assert!(lines(&copy) >= before);
+
+    let remove = ["snapshot", "rm", &machine.0, "first", "small"];
+    finish(&mut rvisor(remove), b"", LIMIT).assert(0, "first\nsmall\n");
+    assert_eq!(machine.ask(&["snapshot", "ls", "--format", "json"]).text(), "[]\n");
 
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("machine");
