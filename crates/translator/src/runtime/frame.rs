@@ -72,6 +72,8 @@ pub struct Frame {
     /// Whether floating-point instructions may be executed on the host's unit: all FS that count are Dirty, and
     /// the host has the rounding mode.
     pub float_ready: u8,
+    /// Whether they may as far as anything but the FS of the current virtualization mode is concerned.
+    pub rounding_ready: u8,
     /// `fflags` for each combination of MXCSR's flags.
     pub flags: [u8; 64],
     /// Whether `cbo.zero` may be executed.

@@ -20,6 +20,8 @@ pub struct Finished {
 
 impl Finished {
     const LEAVE: Self = Self { value: 0, leave: 1 };
+    /// See [`AGAIN`](crate::backend::x64::thunks::AGAIN).
+    const AGAIN: Self = Self { value: 0, leave: 2 };
 
     const fn value(value: u64) -> Self {
         Self { value, leave: 0 }
@@ -66,6 +68,9 @@ extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) 
             return 0;
         }
         // Not from the jump cache: that misses, or has code that was removed.
+        if run.state.spaces.code().find(target).is_some() {
+            run.forget_known(target);
+        }
         run.state.spaces.code().forget(target);
         run.state.profile.lookups += 1;
         run.dispatch(frame)
@@ -173,9 +178,12 @@ extern "C" fn atomic<M: DirectMemory + 'static>(frame: *mut Frame, address: u64,
         run.show_place(frame, site);
         run.state.profile.atomic_misses += 1;
         let access = if site.is_signed() { Access::Load } else { Access::Store };
-        if address.is_multiple_of(site.bytes()) {
-            // For the next time; what it fails with, the interpreter will find as well.
-            let _ = run.translate(address, access, site.bytes());
+        // What it fails with, the interpreter will find as well.
+        if address.is_multiple_of(site.bytes())
+            && let Ok(Some(_)) = run.translate(address, access, site.bytes())
+            && run.state.spaces.data().answers(address, access == Access::Store)
+        {
+            return Finished::AGAIN;
         }
         run.interpret(frame, site)
     })
@@ -228,9 +236,9 @@ extern "C" fn store<M: DirectMemory + 'static>(frame: *mut Frame, address: u64, 
             return run.interpret(frame, site);
         }
         match run.translate(address, Access::Store, site.bytes()) {
-            // The interpreter knows how to store, and to note that it did.
-            Ok(Some(_) | None) => run.interpret(frame, site),
-            // So does it how to describe the instruction.
+            Ok(Some(host)) => run.store(frame, site, host),
+            Ok(None) => run.interpret(frame, site),
+            // The interpreter knows how to describe the instruction.
             Err(_) if run.hart.config().hypervisor => run.interpret(frame, site),
             Err(trap) => run.trap(frame, site, trap),
         }
@@ -323,6 +331,23 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
         {
             self.state.profile.count(instruction.op);
         }
+    }
+
+    /// Carries a store to a host address out, so that whoever has to know of it does.
+    fn store(&self, frame: &Frame, site: Site, host: u64) -> Finished {
+        let memory = self.vm.memory();
+        let register = site.register();
+        let value = if site.is_float() { frame.f[usize::from(register)] } else { frame.x(register) };
+        let offset = host - memory.host_address().as_ptr() as u64;
+        let at = memory.range().start.offset(offset);
+        let stored = match site.bytes() {
+            1 => memory.store(at, value as u8),
+            2 => memory.store(at, value as u16),
+            4 => memory.store(at, value as u32),
+            _ => memory.store(at, value),
+        };
+        debug_assert!(stored.is_ok(), "RAM, as it was translated");
+        Finished::value(0)
     }
 
     fn trap(&mut self, frame: &mut Frame, site: Site, trap: Trap) -> Finished {

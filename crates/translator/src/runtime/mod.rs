@@ -10,6 +10,7 @@ pub mod dump;
 pub mod frame;
 pub mod heat;
 pub mod helpers;
+pub mod known;
 pub mod optimizer;
 pub mod profile;
 pub mod run;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rvisor_hart::{Access, CacheBlock, Csrs, Environment, Exit, Hart, Reservation, Trap};
+use rvisor_isa::csr::mstatus;
 use rvisor_isa::{Instruction, Privilege};
 use rvisor_machine::{Engine, HartEnvironment, VirtualHart, Vm};
 use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
@@ -13,6 +14,7 @@ use rvisor_waist::{AtomicWidth, GuestMemory, GuestPhysical, GuestVirtual, PAGE_S
 use crate::runtime::cache::{BlockId, CodeCache, PageBytes};
 use crate::runtime::frame::{Frame, Stack};
 use crate::runtime::heat::Heat;
+use crate::runtime::known::KnownCode;
 use crate::runtime::optimizer::{self, Request};
 use crate::runtime::profile::{Part, Profile};
 use crate::runtime::shared::Shared;
@@ -63,6 +65,7 @@ pub(super) struct State {
     /// What [`CodePages::tracked`](rvisor_waist::CodePages::tracked) was when rights to store were given up last.
     tracked: u32,
     heat: Heat,
+    known: KnownCode,
     /// The cache is full.
     pub is_full: bool,
     /// System instructions decoded last, by some bits of their encoding.
@@ -130,6 +133,7 @@ impl Translator {
             generation: 0,
             tracked: 0,
             heat: Heat::default(),
+            known: KnownCode::new(),
             is_full: false,
             decoded: [(0, None); DECODED],
             profile: Profile::new(shared.cache().is_profiled()),
@@ -274,6 +278,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         if generation != self.state.generation {
             self.state.generation = generation;
             self.state.spaces.forget_code();
+            self.state.known.clear();
         }
     }
 
@@ -320,6 +325,8 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         const ROUNDING_SHIFT: u32 = 13;
         let rounding = ROUNDING.get(usize::from(self.hart.csr.frm));
         frame.float_ready = u8::from(self.hart.is_float_dirty() && rounding.is_some());
+        let is_outer_dirty = !self.hart.virtualized || self.hart.csr.mstatus & mstatus::FS == mstatus::FS;
+        frame.rounding_ready = u8::from(is_outer_dirty && rounding.is_some());
         let flags = frame.guest_mxcsr & MXCSR_FLAGS;
         frame.guest_mxcsr = MASKED | rounding.unwrap_or(&0) << ROUNDING_SHIFT | flags;
     }
@@ -353,9 +360,30 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         if let Some(code) = self.state.spaces.code().find(pc) {
             return Ok(Some(code));
         }
+        if let Some(code) = self.known_code(pc) {
+            self.state.spaces.code().insert(pc, code);
+            return Ok(Some(code));
+        }
         let found = self.find_block(pc)?;
         frame.mappings = self.state.spaces.code().mappings;
         Ok(found.map(|(_, code)| code))
+    }
+
+    /// The code at a virtual address whose page was reached, if this hart has used it of late: a new process has an empty
+    /// jump cache, and runs the code of others.
+    fn known_code(&mut self, pc: u64) -> Option<u64> {
+        if self.hart.debugs_code(pc) {
+            return None;
+        }
+        let page = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1))?;
+        self.state.known.find(page + pc % PAGE_SIZE)
+    }
+
+    /// Forgets the code of a virtual address: it was removed.
+    pub fn forget_known(&mut self, pc: u64) {
+        if let Some(page) = self.state.spaces.code().physical(pc & !(PAGE_SIZE - 1)) {
+            self.state.known.forget(page + pc % PAGE_SIZE);
+        }
     }
 
     /// The block at a virtual address, and its code.
@@ -375,7 +403,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
             }));
         }
         let find = |cache: &CodeCache| cache.find(page + offset);
-        Ok(self.block(pc, &[page], find, |memory, cache| {
+        let found = self.block(pc, &[page], find, |memory, cache| {
             let bytes = read_page(memory, page);
             let block = cache.translate(page, offset as i32, &bytes);
             if cache.optimizes_always() {
@@ -383,7 +411,11 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
                 return cache.find(page + offset);
             }
             Some(block)
-        }))
+        });
+        if let Some((_, code)) = found {
+            self.state.known.insert(page + offset, code);
+        }
+        Ok(found)
     }
 
     /// The block that `find` finds, else the one that `translate` makes from `pages`, which are watched before

@@ -329,6 +329,13 @@ impl DataSpace {
         self.tlb.set(index, &entry);
     }
 
+    /// Whether the TLB lets accesses to an address's page through.
+    pub fn answers(&self, address: u64, stores: bool) -> bool {
+        let index = tlb_index(address);
+        let way = if stores { self.tlb.stores[index] } else { self.tlb.loads[index] };
+        way.page == address & !(PAGE_SIZE - 1)
+    }
+
     fn flush(&mut self) {
         if self.used.len() <= LISTED {
             self.used.iter().for_each(|&index| self.tlb.clear(index.into()));

@@ -1,6 +1,7 @@
 //! Atomics on the host's own: A and the narrow part of Zacas.
 //!
-//! What the TLB doesn't answer, and what isn't aligned, is left to the interpreter.
+//! Where the TLB doesn't answer, it is made to if that can be, and the instruction is tried again. What remains, and what
+//! isn't aligned, is left to the interpreter.
 
 use std::mem::offset_of;
 
@@ -59,7 +60,8 @@ impl Lowering<'_> {
         let back = self.asm.label();
         let site = self.site().access(bytes, access == For::Load, false, 0);
         let thunk = self.thunks.atomic;
-        let slow = self.add_cold(ColdKind::Interpret { site, back, thunk });
+        let again = self.asm.here();
+        let slow = self.add_cold(ColdKind::Interpret { site, back, thunk, again: Some(again) });
         self.address(i.rs1, 0);
         self.asm.test_imm(Double, RAX, i32::from(bytes) - 1);
         self.asm.jcc(Cond::NotEqual, slow);

@@ -11,7 +11,7 @@ use rvisor_isa::{Instruction, Op};
 use super::assembler::*;
 use super::float::{Extreme, Precision};
 use super::registers::{Assignment, Place};
-use super::thunks::Thunks;
+use super::thunks::{AGAIN, Thunks};
 use crate::ir::{End, Holding, Node, Offset, Plan, Slot, Step, Superblock, effect};
 use crate::runtime::frame::Frame;
 use crate::runtime::site::Site;
@@ -91,8 +91,11 @@ pub(super) enum ColdKind {
     Access { site: Site, back: Label, thunk: u64, address: Reg, rd: u8 },
     /// Accesses that one look-up was to serve, one by one.
     Apart { nodes: Vec<Node>, index: u32, back: Label },
-    /// The instruction is left to the interpreter, and the block goes on.
-    Interpret { site: Site, back: Label, thunk: u64 },
+    /// The instruction is left to the interpreter, and the block goes on; or a helper has made the TLB answer, and the
+    /// instruction is tried again. No register is away from its usual place there.
+    Interpret { site: Site, back: Label, thunk: u64, again: Option<Label> },
+    /// A change of `sstatus` that takes more than a glance.
+    Status { instruction: Instruction, site: Site, back: Label },
     /// The instruction is left to the interpreter, and the block ends.
     Step { site: Site },
     /// A division by zero or by -1.
@@ -425,7 +428,7 @@ impl Lowering<'_> {
     /// Adds cold code that leaves the current instruction to the interpreter and goes on at `back`.
     pub(super) fn add_interpreted(&mut self, back: Label) -> Label {
         let (site, thunk) = (self.site(), self.thunks.interpret);
-        self.add_cold(ColdKind::Interpret { site, back, thunk })
+        self.add_cold(ColdKind::Interpret { site, back, thunk, again: None })
     }
 
     /// Adds cold code and returns its entry.
@@ -549,11 +552,23 @@ impl Lowering<'_> {
                 }
                 self.asm.jmp(back);
             }
-            ColdKind::Interpret { site, back, thunk } => {
+            ColdKind::Interpret { site, back, thunk, again } => {
                 self.asm.mov_imm(RDX, site.bits().into());
                 self.asm.call_to(thunk);
+                if let Some(again) = again {
+                    self.asm.jcc(AGAIN, again);
+                }
                 self.come_back(after);
                 self.asm.jmp(back);
+            }
+            ColdKind::Status { instruction, site, back } => {
+                let other = self.asm.label();
+                self.replace_status(&instruction, other);
+                self.come_back(after);
+                self.asm.jmp(back);
+                self.asm.bind(other);
+                self.asm.mov_imm(RDX, site.bits().into());
+                self.asm.jmp_to(self.thunks.step);
             }
             ColdKind::Step { site } => {
                 self.asm.mov_imm(RDX, site.bits().into());

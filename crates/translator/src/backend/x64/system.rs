@@ -48,6 +48,8 @@ pub enum Simple {
     SwapFlags,
     /// Sets or clears in `sstatus` what a register says, which may be SUM alone.
     Status,
+    /// The same, or a write of all of it, on the ways into and out of the kernel.
+    ReplaceStatus,
 }
 
 /// What is simple about a CSR instruction, if it is.
@@ -58,6 +60,7 @@ pub fn simple(i: &Instruction) -> Option<Simple> {
     match number {
         csr::SSTATUS if reads_only => Some(Simple::ReadStatus),
         csr::SSTATUS if i.rd == 0 && matches!(i.op, Op::Csrrs | Op::Csrrc) => Some(Simple::Status),
+        csr::SSTATUS if matches!(i.op, Op::Csrrw | Op::Csrrs | Op::Csrrc) => Some(Simple::ReplaceStatus),
         csr::SSTATUS if i.op == Op::Csrrci && sie => Some(Simple::Mask),
         csr::SSTATUS if i.op == Op::Csrrsi && sie => Some(Simple::Unmask),
         csr::FFLAGS if reads_only => Some(Simple::ReadFlags),
@@ -94,19 +97,22 @@ impl Lowering<'_> {
             return self.float_flags(i, simple);
         }
         let site = self.site();
+        if simple == Simple::Status {
+            return self.change_status(i);
+        }
         let other = self.add_cold(ColdKind::Step { site });
+        if simple == Simple::ReplaceStatus {
+            return self.replace_status(i, other);
+        }
         self.asm.cmp_byte(IS_SUPERVISOR, 0);
         self.asm.jcc(Cond::Equal, other);
         if simple == Simple::Unmask {
             self.asm.cmp_byte(IS_HELD_BACK, 0);
             self.asm.jcc(Cond::NotEqual, other);
         }
-        if simple == Simple::Status {
-            return self.change_status(i, other);
-        }
         self.asm.mov(Quad, RCX, CSR);
         match simple {
-            Simple::Status | Simple::ReadFlags | Simple::SwapFlags => {}
+            Simple::Status | Simple::ReplaceStatus | Simple::ReadFlags | Simple::SwapFlags => {}
             Simple::Read(offset) => {
                 self.asm.mov(Quad, RAX, Mem::new(RCX, offset as i32));
                 self.put(i.rd, RAX);
@@ -123,22 +129,46 @@ impl Lowering<'_> {
                 self.asm.alu_imm(Alu::And, Quad, RAX, -2);
                 self.asm.mov_to_memory(Quad, Mem::new(RCX, offset_of!(Csrs, sepc) as i32), RAX);
             }
-            Simple::ReadStatus => self.read_status(i.rd),
+            Simple::ReadStatus => self.read_status(i.rd, MSTATUS),
             Simple::Mask => {
-                self.read_status(i.rd);
+                self.read_status(i.rd, MSTATUS);
                 self.asm.alu_imm(Alu::And, Quad, MSTATUS, !(mstatus::SIE as i32));
             }
             Simple::Unmask => {
-                self.read_status(i.rd);
+                self.read_status(i.rd, MSTATUS);
                 self.asm.alu_imm(Alu::Or, Quad, MSTATUS, mstatus::SIE as i32);
             }
         }
     }
 
-    /// Sets or clears what a register says, if that is SUM, which only selects another TLB, or at most SIE;
-    /// `other` does everything else.
-    fn change_status(&mut self, i: &Instruction, other: Label) {
+    /// Does to `sstatus` what a CSR instruction says; `other` does what the thunk doesn't.
+    pub(super) fn replace_status(&mut self, i: &Instruction, other: Label) {
+        self.asm.cmp_byte(IS_SUPERVISOR, 0);
+        self.asm.jcc(Cond::Equal, other);
+        self.asm.mov(Quad, RCX, CSR);
+        self.copy(i.rs1, RAX);
+        match i.op {
+            Op::Csrrs => self.asm.alu(Alu::Or, Quad, RAX, MSTATUS),
+            Op::Csrrc => {
+                self.asm.not(Quad, RAX);
+                self.asm.alu(Alu::And, Quad, RAX, MSTATUS);
+            }
+            _ => {}
+        }
+        self.asm.call_to(self.thunks.status);
+        self.asm.jcc(Cond::NotEqual, other);
+        self.read_status(i.rd, SCRATCH);
+        self.float_checked = false;
+    }
+
+    /// Sets or clears what a register says, at once if that is SUM, which only selects another TLB, or at most SIE.
+    fn change_status(&mut self, i: &Instruction) {
         let sets = i.op == Op::Csrrs;
+        let back = self.asm.label();
+        let site = self.site();
+        let other = self.add_cold(ColdKind::Status { instruction: *i, site, back });
+        self.asm.cmp_byte(IS_SUPERVISOR, 0);
+        self.asm.jcc(Cond::Equal, other);
         let value = self.get(i.rs1, RAX);
         let interrupts = self.asm.label();
         let done = self.asm.label();
@@ -172,6 +202,8 @@ impl Lowering<'_> {
             self.asm.alu_to_memory(Alu::And, Quad, MSTATUS, RDX);
         }
         self.asm.bind(done);
+        self.asm.bind(back);
+        self.float_checked = false;
     }
 
     /// The flags are what the CSR holds, and what the host has raised since. Those that a write finds raised
@@ -208,14 +240,14 @@ impl Lowering<'_> {
         self.put(i.rd, RAX);
     }
 
-    /// `rd` = `sstatus`, `rcx` pointing at the CSRs. SD tells whether FS or VS is Dirty: whether both bits of
+    /// `rd` = `sstatus` as `mstatus` has it, and `rcx` points at the CSRs again. SD tells whether FS or VS is Dirty: whether both bits of
     /// either are set.
-    fn read_status(&mut self, rd: u8) {
+    fn read_status(&mut self, rd: u8, status: Mem) {
         if rd == 0 {
             return;
         }
         let visible = csr::SSTATUS_MASK & !mstatus::SD;
-        self.asm.mov(Quad, RDX, MSTATUS);
+        self.asm.mov(Quad, RDX, status);
         self.asm.mov_imm(RAX, visible);
         self.asm.alu(Alu::And, Quad, RAX, RDX);
         let low_bits = (mstatus::FS | mstatus::VS) & (mstatus::FS | mstatus::VS) >> 1;
@@ -240,7 +272,8 @@ impl Lowering<'_> {
         // The address is needed whole for what a fault tells.
         let thunk = self.thunks.atomic;
         let site = self.site().access(8, false, false, 0);
-        let slow = self.add_cold(ColdKind::Interpret { site, back, thunk });
+        let again = self.asm.here();
+        let slow = self.add_cold(ColdKind::Interpret { site, back, thunk, again: Some(again) });
         self.asm.cmp_byte(ZERO_READY, 0);
         self.asm.jcc(Cond::Equal, off);
         self.address(i.rs1, 0);

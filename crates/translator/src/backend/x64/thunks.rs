@@ -6,6 +6,9 @@
 
 use std::mem::offset_of;
 
+use rvisor_hart::Csrs;
+use rvisor_isa::csr::mstatus;
+
 use super::assembler::*;
 use super::registers::{PINNED, PINNED_FLOAT};
 use crate::runtime::frame::Frame;
@@ -58,11 +61,17 @@ pub struct Thunks {
     pub interpret: u64,
     /// Called: lets others have the processor for a moment.
     pub pause: u64,
+    /// Called: makes `sstatus` what `rax` says, in S-mode. The zero flag tells whether that was done; `mstatus` as it was
+    /// is in [`Frame::scratch`] then.
+    pub status: u64,
 }
+
+/// Behind the call of [`Thunks::atomic`]: the TLB answers now, and the instruction is to be tried again.
+pub const AGAIN: Cond = Cond::AboveEqual;
 
 impl Thunks {
     /// How many there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 
     /// All of them, in an order that is always the same: their numbers in code that is kept.
     pub fn all(&self) -> [u64; Self::COUNT] {
@@ -80,8 +89,12 @@ impl Thunks {
             atomic,
             interpret,
             pause,
+            status,
         } = *self;
-        [enter, budget, lookup, link, far_link, system, step, dead, load, store, atomic, interpret, pause]
+        [
+            enter, budget, lookup, link, far_link, system, step, dead, load, store, atomic, interpret, pause,
+            status,
+        ]
     }
 }
 
@@ -101,6 +114,11 @@ const JUMPS: Mem = field(offset_of!(Frame, jumps));
 const JUMP_MASK: Mem = field(offset_of!(Frame, jump_mask));
 const RELINK: Mem = field(offset_of!(Frame, relink));
 const SCRATCH: Mem = field(offset_of!(Frame, scratch));
+const CSRS: Mem = field(offset_of!(Frame, supervisor_csrs));
+const TLBS: Mem = field(offset_of!(Frame, supervisor_tlbs));
+const IS_HELD_BACK: Mem = field(offset_of!(Frame, is_held_back));
+const FLOAT_READY: Mem = field(offset_of!(Frame, float_ready));
+const ROUNDING_READY: Mem = field(offset_of!(Frame, rounding_ready));
 
 /// What the C convention wants kept.
 const KEPT: [Reg; 6] = [RBX, RBP, R12, R13, R14, R15];
@@ -122,6 +140,7 @@ pub fn write(asm: &mut Assembler, base: u64, helpers: &Helpers) -> Thunks {
     thunks.atomic = writer.finisher(helpers.atomic, leave);
     thunks.interpret = writer.finisher(helpers.interpret, leave);
     thunks.pause = writer.finisher(helpers.pause, leave);
+    thunks.status = writer.status();
     thunks
 }
 
@@ -253,6 +272,76 @@ impl Writer<'_> {
         address
     }
 
+    /// What changes is done here where that has no consequences but another TLB and whether floating point may be used.
+    fn status(&mut self) -> u64 {
+        /// What software may write in `sstatus`.
+        const WRITABLE: u64 = mstatus::SIE
+            | mstatus::SPIE
+            | mstatus::SPP
+            | mstatus::VS
+            | mstatus::FS
+            | mstatus::SUM
+            | mstatus::MXR;
+        const BELOW: i32 = 8;
+        const HOST_FLAGS: i32 = 0x3f;
+        const MSTATUS: Mem = Mem::new(RCX, offset_of!(Csrs, mstatus) as i32);
+        let address = self.address();
+        let [no_float, no_interrupts, no_sum, other_tlb, done, out] =
+            std::array::from_fn(|_| self.asm.label());
+        let changes = |asm: &mut Assembler, bits: u64| asm.test_imm(Double, RAX, bits as i32);
+        self.asm.mov(Quad, RCX, CSRS.offset(BELOW));
+        self.asm.mov(Quad, RDX, MSTATUS);
+        self.asm.mov_to_memory(Quad, SCRATCH.offset(BELOW), RDX);
+        self.asm.alu(Alu::Xor, Quad, RAX, RDX);
+        self.asm.alu_imm(Alu::And, Double, RAX, WRITABLE as i32);
+        changes(self.asm, mstatus::MXR | mstatus::VS);
+        self.asm.jcc(Cond::NotEqual, out);
+        // Flags that the host has raised make FS Dirty, as it is before.
+        changes(self.asm, mstatus::FS);
+        self.asm.jcc(Cond::Equal, no_float);
+        self.asm.stmxcsr(GUEST_MXCSR.offset(BELOW));
+        self.asm.test_imm(Double, GUEST_MXCSR.offset(BELOW), HOST_FLAGS);
+        self.asm.jcc(Cond::NotEqual, out);
+        self.asm.bind(no_float);
+        changes(self.asm, mstatus::SIE);
+        self.asm.jcc(Cond::Equal, no_interrupts);
+        self.asm.test_imm(Double, RDX, mstatus::SIE as i32);
+        self.asm.jcc(Cond::NotEqual, no_interrupts);
+        self.asm.cmp_byte(IS_HELD_BACK.offset(BELOW), 0);
+        self.asm.jcc(Cond::NotEqual, out);
+        self.asm.bind(no_interrupts);
+        changes(self.asm, mstatus::SUM);
+        self.asm.jcc(Cond::Equal, no_sum);
+        self.asm.test_imm(Double, RDX, mstatus::SUM as i32);
+        self.asm.mov(Quad, RCX, TLBS.offset(BELOW));
+        self.asm.jcc(Cond::NotEqual, other_tlb);
+        self.asm.mov(Quad, RCX, TLBS.offset(BELOW + 8));
+        self.asm.bind(other_tlb);
+        self.asm.test(Quad, RCX, RCX);
+        self.asm.jcc(Cond::Equal, out);
+        self.asm.mov_to_memory(Quad, TLB.offset(BELOW), RCX);
+        self.asm.mov(Quad, RBP, RCX);
+        self.asm.bind(no_sum);
+        self.asm.mov(Quad, RCX, CSRS.offset(BELOW));
+        self.asm.alu(Alu::Xor, Quad, RDX, RAX);
+        self.asm.mov_to_memory(Quad, MSTATUS, RDX);
+        changes(self.asm, mstatus::FS);
+        self.asm.jcc(Cond::Equal, done);
+        self.asm.alu_imm(Alu::And, Double, RDX, mstatus::FS as i32);
+        self.asm.alu_imm(Alu::Cmp, Double, RDX, mstatus::FS as i32);
+        self.asm.setcc(Cond::Equal, RDX);
+        self.asm.load(1, false, RCX, ROUNDING_READY.offset(BELOW));
+        self.asm.alu(Alu::And, Double, RDX, RCX);
+        self.asm.store(1, FLOAT_READY.offset(BELOW), RDX);
+        self.asm.bind(done);
+        self.asm.zero(RAX);
+        self.asm.ret();
+        self.asm.bind(out);
+        self.asm.test(Quad, RSP, RSP);
+        self.asm.ret();
+        address
+    }
+
     fn finisher(&mut self, helper: u64, leave: u64) -> u64 {
         /// The return address, and what aligns the stack for the next call.
         const BELOW: i32 = 16;
@@ -265,8 +354,9 @@ impl Writer<'_> {
         self.asm.mov_imm(RAX, helper);
         self.asm.call_reg(RAX);
         let out = self.asm.label();
-        self.asm.test(Quad, RDX, RDX);
-        self.asm.jcc(Cond::NotEqual, out);
+        // Nothing up to the return changes flags.
+        self.asm.alu_imm(Alu::Cmp, Quad, RDX, 1);
+        self.asm.jcc(Cond::Equal, out);
         self.asm.ldmxcsr(GUEST_MXCSR.offset(BELOW));
         self.restore(BELOW);
         self.asm.pop(RDX);
