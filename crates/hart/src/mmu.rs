@@ -41,6 +41,15 @@ pub enum TranslationMode {
 }
 
 impl TranslationMode {
+    /// What serves a machine of `memory` bytes of RAM best: each level of page tables costs the guest's kernel
+    /// instructions, and whoever walks them loads. Linux maps all RAM at once, and has room for 128 GiB of it in 39 bits
+    /// (its documentation, "Virtual Memory Layout on RISC-V Linux").
+    #[must_use]
+    pub const fn suiting(memory: u64) -> Self {
+        const ROOM: u64 = 64 << 30;
+        if memory <= ROOM { Self::Sv39 } else { Self::Sv48 }
+    }
+
     /// The mode that a value of `satp` selects; `None` for reserved ones.
     #[must_use]
     pub const fn of_satp(value: u64) -> Option<Self> {

@@ -130,6 +130,8 @@ pub struct MachineConfig {
     pub hypervisor: bool,
     /// Whether the guest is told of nothing but what machines have on any hardware, in any home.
     pub portable: bool,
+    /// The largest mode of translation; else [what suits the memory](TranslationMode::suiting).
+    pub translation: Option<TranslationMode>,
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<DiskOptions>,
     /// Network card, if any.
@@ -259,7 +261,10 @@ impl Machine {
             // What its guest was told holds, wherever that was.
             Some(shape) => (shape.config.translation, shape.config.extensions),
             None if config.portable => (TranslationMode::Sv39, Extensions::portable()),
-            None => (TranslationMode::Sv57, Extensions::ALL),
+            None => {
+                let suiting = || TranslationMode::suiting(config.memory);
+                (config.translation.unwrap_or_else(suiting), Extensions::ALL)
+            }
         };
         let vm_config = VmConfig {
             harts: config.harts,

@@ -4,10 +4,41 @@ use std::path::PathBuf;
 
 use rvisor_hosted::machine::EngineKind;
 use rvisor_hosted::translator::{Optimize, Options};
+use rvisor_machine::TranslationMode;
 use serde::{Deserialize, Serialize};
 
 /// Version of both documents' format.
 pub(crate) const FORMAT: u32 = 1;
+
+/// A mode of translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Paging {
+    /// Sv39
+    Sv39,
+    /// Sv48
+    Sv48,
+    /// Sv57
+    Sv57,
+}
+
+impl Paging {
+    /// The same for the machine.
+    #[must_use]
+    pub fn mode(self) -> TranslationMode {
+        match self {
+            Self::Sv39 => TranslationMode::Sv39,
+            Self::Sv48 => TranslationMode::Sv48,
+            Self::Sv57 => TranslationMode::Sv57,
+        }
+    }
+
+    /// What a machine's mode is called; `None` without translation.
+    #[must_use]
+    pub fn of(mode: TranslationMode) -> Option<Self> {
+        [Self::Sv39, Self::Sv48, Self::Sv57].into_iter().find(|paging| paging.mode() == mode)
+    }
+}
 
 /// What a machine is (`config.json`). It never changes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -38,6 +69,9 @@ pub struct Config {
     /// Whether its guest is told of nothing but what machines have on any hardware, in any home (`--portable`).
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub portable: bool,
+    /// The largest mode of translation that its harts have; else what suits its memory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub paging: Option<Paging>,
     /// Thousandths of a host's processor that its harts may use together; else all that they can.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cpu_limit: Option<u32>,

@@ -582,6 +582,7 @@ pub(crate) mod tests {
             cpus: 1,
             hypervisor: false,
             portable: false,
+            paging: None,
             memory: 1 << 30,
             network: false,
             publish: Vec::new(),

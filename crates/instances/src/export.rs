@@ -145,6 +145,7 @@ pub(crate) fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
         cpu_limit: config.cpu_limit,
         hypervisor: config.hypervisor,
         portable: config.portable,
+        paging: config.paging,
         network: config.network,
         private_network: None,
         tap: None,

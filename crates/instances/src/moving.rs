@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use rvisor_hosted::disk::{DiskOptions, Format, Image, create_empty};
 use rvisor_images::digest;
-use rvisor_machine::TranslationMode;
+use rvisor_machine::Extensions;
 use rvisor_machine::persist::SavedState;
 use rvisor_machine::slots::{AGENT_PORT, MetalSlots};
 use serde::{Deserialize, Serialize};
 
 use crate::AGENT;
-use crate::config::{Config, EngineConfig, FORMAT, now};
+use crate::config::{Config, EngineConfig, FORMAT, Paging, now};
 use crate::copies::Scratch;
 use crate::directory::{Directory, Machines};
 use crate::error::{Context, Error, Result};
@@ -260,7 +260,8 @@ impl<'a> Arriving<'a> {
             cpus: shape.config.harts as u32,
             memory: shape.memory,
             hypervisor: false,
-            portable: shape.config.translation == TranslationMode::Sv39,
+            portable: shape.config.extensions == Extensions::portable(),
+            paging: Paging::of(shape.config.translation),
             network: slots.network.is_some(),
             private_network: None,
             tap: None,
@@ -292,6 +293,7 @@ impl<'a> Arriving<'a> {
             memory: 0,
             hypervisor: false,
             portable: false,
+            paging: None,
             cpu_limit: None,
             network: false,
             private_network: None,

@@ -25,7 +25,7 @@ use signal_hook::iterator::Signals;
 use crate::agent::{AgentLink, Channel, ExecRequest};
 use crate::boot_files::{Boot, BootFiles};
 use crate::command::{CommandPorts, Outcome};
-use crate::config::{Config, State, Status, now};
+use crate::config::{Config, Paging, State, Status, now};
 use crate::confinement;
 use crate::console::Console;
 use crate::directory::{Directory, Lock};
@@ -143,6 +143,7 @@ impl VmProcess {
             machine_mode: false,
             hypervisor: config.hypervisor,
             portable: config.portable,
+            translation: config.paging.map(Paging::mode),
             disks: disks(&directory, &config),
             network,
             tap: tap(&directory, &config)?,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::ExecRequest;
 use crate::client::Client;
-use crate::config::Config;
+use crate::config::{Config, Paging};
 use crate::directory::{Directory, Machines};
 use crate::error::{Context, Error, Result};
 use crate::file_copy::link;
@@ -51,6 +51,8 @@ struct Key {
     hypervisor: bool,
     #[serde(default)]
     portable: bool,
+    #[serde(default)]
+    paging: Option<Paging>,
     network: bool,
     for_command: bool,
 }
@@ -67,6 +69,7 @@ impl Key {
             memory: config.memory,
             hypervisor: config.hypervisor,
             portable: config.portable,
+            paging: config.paging,
             network: config.network,
             for_command: config.is_for_command(),
         }

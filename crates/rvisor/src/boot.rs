@@ -21,7 +21,7 @@ use rvisor_machine::boot::Program;
 use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::{Extensions, TranslationMode, VmConfig};
 
-use crate::cli::{Boot, Engine, EngineOptions, Network, Optimize};
+use crate::cli::{Boot, Engine, EngineOptions, Mmu, Network, Optimize};
 use crate::confinement;
 use crate::session::Session;
 
@@ -54,6 +54,7 @@ pub fn boot(options: &Boot) -> anyhow::Result<ExitCode> {
         memory: options.size.memory,
         machine_mode: program.needs_machine_mode(),
         hypervisor: options.size.hypervisor(),
+        translation: translation(options),
         disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
         network: network(options.net, &options.publish)?,
         tagged_shares: shares(&options.shares)?,
@@ -96,11 +97,17 @@ impl Files {
     }
 }
 
+/// What was asked for. Bare programs are made to try out harts: they get all that there is.
+fn translation(options: &Boot) -> Option<TranslationMode> {
+    let all = || options.bare.is_some().then_some(TranslationMode::Sv57);
+    options.size.mmu.map(Mmu::mode).or_else(all)
+}
+
 fn dump_device_tree(options: &Boot, program: &Program<'_>, path: &Path) -> anyhow::Result<ExitCode> {
     let config = VmConfig {
         harts: options.size.cpus.get() as usize,
         machine_mode: program.needs_machine_mode(),
-        translation: TranslationMode::Sv57,
+        translation: translation(options).unwrap_or_else(|| TranslationMode::suiting(options.size.memory)),
         hypervisor: options.size.hypervisor(),
         extensions: Extensions::ALL,
     };

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rvisor_hosted::translator::LEAST_CODE_MEMORY;
+use rvisor_instances::Paging;
 use rvisor_instances::migration::Address;
-use rvisor_machine::MAX_HARTS;
+use rvisor_machine::{MAX_HARTS, TranslationMode};
 
 /// Runs 64-bit RISC-V machines on this computer.
 #[derive(Parser, Debug)]
@@ -183,7 +184,7 @@ pub struct Run {
     pub size: Size,
     /// Give the guest only what the type-1 home has on any hardware, so that the machine can go on there: addresses of 39
     /// bits, and no optional extensions
-    #[arg(long, conflicts_with_all = ["extensions", "volumes"])]
+    #[arg(long, conflicts_with_all = ["extensions", "mmu", "volumes"])]
     pub portable: bool,
     /// Let its harts use so much of the host's processors, all together: 0.5 is half of one
     #[arg(long, value_name = "N", value_parser = cpu_limit)]
@@ -458,12 +459,42 @@ pub struct Size {
     /// Extensions of the instruction set that harts have only if asked for
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
     pub extensions: Vec<Extension>,
+    /// Largest virtual addresses that the harts translate; else sv39, or sv48 with more than 64 GiB of memory. Larger
+    /// ones cost speed
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mmu: Option<Mmu>,
 }
 
 impl Size {
     /// Whether the harts have the hypervisor extension.
     pub fn hypervisor(&self) -> bool {
         self.extensions.contains(&Extension::H)
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mmu {
+    /// Addresses of 39 bits in page tables of three levels
+    Sv39,
+    /// Of 48 bits in four, and those of 39
+    Sv48,
+    /// Of 57 bits in five, and the others
+    Sv57,
+}
+
+impl Mmu {
+    /// The same for a machine's description.
+    pub fn paging(self) -> Paging {
+        match self {
+            Self::Sv39 => Paging::Sv39,
+            Self::Sv48 => Paging::Sv48,
+            Self::Sv57 => Paging::Sv57,
+        }
+    }
+
+    /// The same for the machine.
+    pub fn mode(self) -> TranslationMode {
+        self.paging().mode()
     }
 }
 

@@ -23,7 +23,7 @@ use rvisor_instances::{
 use rvisor_machine::PowerRequest;
 
 use crate::boot::{engine_config, network};
-use crate::cli::{Engine, Run};
+use crate::cli::{Engine, Mmu, Run};
 use crate::{confinement, images};
 
 /// Runs a machine; its end, or its command's, is the exit code.
@@ -154,6 +154,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         memory: options.size.memory,
         hypervisor: options.size.hypervisor(),
         portable: options.portable,
+        paging: options.size.mmu.map(Mmu::paging),
         cpu_limit: options.cpu_limit,
         network: network(options.net, &[])?.is_some(),
         private_network: named.map(str::to_owned),

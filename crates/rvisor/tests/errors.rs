@@ -239,6 +239,28 @@ fn senseless_command_line_is_refused() {
 }
 
 #[test]
+fn addresses_are_as_large_as_asked_for_and_else_as_suits_the_memory() {
+    let files = Files::new();
+    files.put("kernel", &kernel(1 << 20)).put("loop", &endless_loop(RAM));
+    for (options, told) in [
+        ("--kernel kernel", "sv39"),
+        ("--kernel kernel --mmu sv48", "sv48"),
+        ("--kernel kernel --mmu sv57", "sv57"),
+        ("--kernel kernel --memory 65G", "sv48"),
+        ("--bare loop", "sv57"),
+        ("--bare loop --mmu sv39", "sv39"),
+    ] {
+        let directory = files.0.path();
+        let line = format!("boot {options} --dump-dtb tree");
+        finish(rvisor(line.split(' ')).current_dir(directory), b"", Duration::from_secs(60)).assert(0, "");
+        let tree = fs::read(directory.join("tree")).expect("a device tree");
+        let modes = ["sv39", "sv48", "sv57"];
+        let found = modes.map(|mode| tree.windows(10).any(|part| part == format!("riscv,{mode}").as_bytes()));
+        assert_eq!(found, modes.map(|mode| mode == told), "{options}");
+    }
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     for (words, told) in [("--help", "Usage: rvisor"), ("--version", "rvisor "), ("boot --help", "--cpus")] {
         let ended = finish(&mut rvisor(words.split(' ')), b"", Duration::from_secs(60));

@@ -142,7 +142,8 @@ fn job_goes_on_in_both_homes_and_ends_with_the_right_sum() {
 #[test]
 fn machine_that_the_hardware_is_too_little_for_is_refused_in_one_line() {
     let directory = tempfile::tempdir().expect("a directory");
-    let machine = Machine::run("large", &["--cold", "--memory", "128M", "--net", "none", "busybox"]);
+    let machine =
+        Machine::run("large", &["--cold", "--mmu", "sv57", "--memory", "128M", "--net", "none", "busybox"]);
     succeed(&["snapshot", "create", &machine.0, "leaving"]);
     machine.tell(&["kill"]);
     let source = format!("machine = '{}@leaving'", machine.0);

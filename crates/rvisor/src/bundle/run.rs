@@ -13,10 +13,10 @@ use rvisor_hosted::machine::{Machine, MachineConfig};
 use rvisor_hosted::net::Forward;
 use rvisor_hosted::runner::OnReset;
 use rvisor_machine::boot::Program;
-use rvisor_machine::bundle;
+use rvisor_machine::{TranslationMode, bundle};
 
 use crate::boot::{disk, engine, network, print_profile, read_file, translator};
-use crate::cli::{BundleMachine, BundleRun, Network};
+use crate::cli::{BundleMachine, BundleRun, Mmu, Network};
 use crate::confinement;
 use crate::session::Session;
 
@@ -54,6 +54,8 @@ fn run_hosted(options: &BundleRun, monitor: &Path, bundle: &[u8]) -> anyhow::Res
         memory: options.size.memory,
         machine_mode: program.needs_machine_mode(),
         hypervisor: options.size.hypervisor(),
+        // The hardware of a type-1 monitor: what its guests get is its own choice.
+        translation: Some(options.size.mmu.map_or(TranslationMode::Sv57, Mmu::mode)),
         disks: options.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
         network: network(options.net, &options.publish)?,
         serial: serial.clone(),
@@ -89,8 +91,14 @@ fn run_qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<ExitCode> {
 /// QEMU's command line.
 fn qemu(options: &BundleRun, monitor: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new("qemu-system-riscv64");
-    let cpu = if options.size.hypervisor() { "rv64,h=true" } else { "rv64,h=false" };
-    command.args(["-M", "virt", "-cpu", cpu, "-nographic", "-no-reboot"]);
+    let hypervisor = if options.size.hypervisor() { "rv64,h=true" } else { "rv64,h=false" };
+    let largest = match options.size.mmu {
+        None | Some(Mmu::Sv57) => "",
+        Some(Mmu::Sv48) => ",sv57=off",
+        Some(Mmu::Sv39) => ",sv57=off,sv48=off",
+    };
+    let cpu = format!("{hypervisor}{largest}");
+    command.args(["-M", "virt", "-cpu", &cpu, "-nographic", "-no-reboot"]);
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.args(["-smp", &options.size.cpus.to_string()]);
     command.args(["-m", &format!("{}M", options.size.memory >> 20)]);
