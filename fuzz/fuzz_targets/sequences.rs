@@ -4,14 +4,17 @@
 
 use libfuzzer_sys::fuzz_target;
 use rvisor_isa::{Op, decode};
+use rvisor_metal::copies::SLOTS;
 use rvisor_metal::sequence::{MOST, Routines, Step, class, compile};
+use rvisor_metal::shadow::Guard;
 
 const ROUTINES: Routines =
-    Routines { status: -4096, leave: -4092, refuse: -4088, stale: -4084, fault: -4080 };
+    Routines { status: -4096, leave: -4092, refuse: -4088, stale: -4084, fault: -4080, outdated: [-4076, -4072] };
 const START: i64 = 0x3000;
 
-fuzz_target!(|input: (u64, bool, Vec<(u32, bool)>)| {
-    let (pc, is_call, code) = input;
+fuzz_target!(|input: (u64, bool, Option<u8>, Vec<(u32, bool)>)| {
+    let (pc, is_call, slot, code) = input;
+    let guard = slot.map(|slot| Guard { slot: usize::from(slot) % SLOTS, number: pc });
     let mut pc = pc & !1;
     let mut steps = Vec::new();
     for (bits, is_taken) in code.into_iter().take(MOST) {
@@ -26,7 +29,7 @@ fuzz_target!(|input: (u64, bool, Vec<(u32, bool)>)| {
         steps.push(Step { pc, bits, instruction, next });
         pc = next;
     }
-    let Some(compiled) = compile(&steps, is_call, START, &ROUTINES) else { return };
+    let Some(compiled) = compile(&steps, is_call, guard, START, &ROUTINES) else { return };
     assert!(compiled.places.is_sorted_by_key(|place| place.at));
     for place in compiled.places.iter().filter(|place| !place.compares) {
         let word = compiled.words[((place.at - START) / 4) as usize];

@@ -12,11 +12,14 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod address;
 pub mod arch;
 pub mod backend;
 pub mod clock;
+pub mod copies;
 #[cfg(target_os = "none")]
 pub mod driver;
 pub mod engine;

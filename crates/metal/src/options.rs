@@ -5,11 +5,13 @@
 pub struct Options {
     /// Hot privileged instructions are compiled: see [`crate::sequence`].
     pub sequences: bool,
+    /// They are breakpoints, in copies of the guest's text: see [`crate::copies`]. Where nothing is said, the hardware decides.
+    pub patching: Option<bool>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sequences: true }
+        Self { sequences: true, patching: None }
     }
 }
 
@@ -21,6 +23,9 @@ impl Options {
             match word {
                 "sequences=on" => options.sequences = true,
                 "sequences=off" => options.sequences = false,
+                "patching=on" => options.patching = Some(true),
+                "patching=off" => options.patching = Some(false),
+                "patching=auto" => options.patching = None,
                 _ => unknown(word),
             }
         }
@@ -35,8 +40,10 @@ mod tests {
     #[test]
     fn words_are_taken_and_unknown_ones_told() {
         let mut unknown = alloc::vec::Vec::new();
-        assert!(Options::read("", |_| panic!()).sequences);
-        assert!(!Options::read("quiet sequences=off", |word| unknown.push(word)).sequences);
+        assert_eq!(Options::read("", |_| panic!()), Options { sequences: true, patching: None });
+        let options = Options::read("quiet sequences=off patching=on", |word| unknown.push(word));
+        assert_eq!(options, Options { sequences: false, patching: Some(true) });
+        assert_eq!(Options::read("patching=on patching=off", |_| panic!()).patching, Some(false));
         assert_eq!(unknown, ["quiet"]);
     }
 }

@@ -2,7 +2,9 @@
 
 use rvisor_isa::csr::{SSTATUS_MASK, mstatus, satp};
 
+use crate::copies::SLOTS;
 use crate::sequence::Step;
+use crate::shadow::Guard;
 
 /// Number of an address space in the hardware's TLB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +123,10 @@ pub struct Privileged {
     pub status_watched: u64,
     /// What was done.
     pub counts: Shortcuts,
+    /// The numbers of the places where copies of the guest's text are executed, by slot.
+    pub places: [u64; SLOTS],
+    /// What changes with them.
+    pub places_version: u64,
 }
 
 impl Default for Privileged {
@@ -143,6 +149,8 @@ impl Default for Privileged {
             status_float: mstatus::FS | mstatus::SD,
             status_watched: mstatus::SIE | mstatus::FS | mstatus::VS | mstatus::SUM | mstatus::MXR,
             counts: Shortcuts::default(),
+            places: [0; SLOTS],
+            places_version: 0,
         }
     }
 }
@@ -190,8 +198,8 @@ pub trait Processor: Send {
     /// The guest's privileged state for the next entry, where the trampoline may serve traps by itself.
     fn privileged(&mut self) -> &mut Privileged;
     /// Has the trampoline carry out these steps at once from now on, where they begin; none, where there is nothing to be
-    /// won.
-    fn keep(&mut self, tag: u64, pc: u64, missing: Missing, steps: &[Step]);
+    /// won. With a guard only as long as that place has its number: then the trampoline needn't compare the guest's code.
+    fn keep(&mut self, tag: u64, pc: u64, missing: Missing, steps: &[Step], guard: Option<Guard>);
     /// Runs the guest in U-mode until it traps. `float` is `sstatus.FS`; `has_shortcuts` tells whether the trampoline
     /// may serve traps.
     fn enter(&mut self, entry: Entry, registers: Registers<'_>, float: u64, has_shortcuts: bool)

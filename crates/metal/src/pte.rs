@@ -21,6 +21,9 @@ impl Pte {
     /// Accessed and dirty: set from the start, so that hardware without Svadu doesn't ask.
     const AD: u64 = 3 << 6;
 
+    /// Of the bits that are left to software: see [`shared_pointer`](Self::shared_pointer).
+    const SHARED: u64 = 1 << 8;
+
     /// A page at `address` with the given rights.
     #[must_use]
     pub const fn leaf(address: MachineAddress, rights: u64) -> Self {
@@ -31,6 +34,18 @@ impl Pte {
     #[must_use]
     pub const fn pointer(table: MachineAddress) -> Self {
         Self(table.page_number() << 10 | Self::V)
+    }
+
+    /// A pointer to a table that other tables point to as well.
+    #[must_use]
+    pub const fn shared_pointer(table: MachineAddress) -> Self {
+        Self(table.page_number() << 10 | Self::SHARED | Self::V)
+    }
+
+    /// Whether it points to a table that others point to as well.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        self.0 & Self::SHARED != 0
     }
 
     /// Whether it maps or points to anything.

@@ -18,6 +18,7 @@ use crate::address::MachineAddress;
 use crate::arch::Frames;
 use crate::backend::disk::RangeError;
 use crate::clock::GuestClock;
+use crate::copies::{Copies, Text};
 use crate::engine::{Statistics, Tables};
 use crate::guest::{Guest, Places, Task};
 use crate::hardware::{Found, Hardware};
@@ -130,14 +131,24 @@ pub struct Resources<'a> {
     pub window: Pte,
     /// Machine address of tables on the heap.
     pub locate: fn(&[Table]) -> MachineAddress,
+    /// Where guests' copies of their text are, if they have any.
+    pub copies: Option<CopyPlaces>,
     /// The physical console.
     pub output: Output,
+}
+
+/// What copies of guests' text (`crate::copies`) need of the hardware.
+pub struct CopyPlaces {
+    /// Machine address of copies on the heap.
+    pub locate: fn(&[Text]) -> MachineAddress,
+    /// Makes a physical hart leave its guest.
+    pub interrupt: fn(usize),
 }
 
 /// Makes the guests of a bundle, all of them off.
 pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, SetupError> {
     let Bundle { settings, guests: bundled } = bundle;
-    check_heap(&bundled, resources.heap)?;
+    check_heap(&bundled, resources.copies.is_some(), resources.heap)?;
     let has_hypervisor = resources.hypervisor.is_some();
     let extensions = given(resources.isa, has_hypervisor);
     // The shadow tables are Sv39.
@@ -177,7 +188,12 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
         };
         let group = queue.add_group(Share { weight: bundled.weight, cap: bundled.cap, affinity });
         let ids: Vec<_> = (0..bundled.harts).map(|_| queue.add(group)).collect();
-        let memory = Arc::new(resources.frames.partition(RAM_BASE, bundled.memory));
+        let mut memory = resources.frames.partition(RAM_BASE, bundled.memory);
+        if let Some(CopyPlaces { locate, interrupt }) = resources.copies {
+            let ram = RAM_BASE..RAM_BASE.offset(bundled.memory);
+            memory = memory.with_copies(Copies::new(&ram, resources.harts, locate, interrupt));
+        }
+        let memory = Arc::new(memory);
         let slots = hardware.slots(index, &bundled, &memory, devices);
         let guest = Guest::new(
             bundled,
@@ -231,13 +247,14 @@ fn affinity(guest: &BundledGuest<'static>, harts: usize) -> Result<u64, SetupErr
 }
 
 /// Refuses guests for which the heap is too small, before it runs out.
-fn check_heap(bundle: &[BundledGuest<'_>], have: u64) -> Result<(), SetupError> {
+fn check_heap(bundle: &[BundledGuest<'_>], has_copies: bool, have: u64) -> Result<(), SetupError> {
     /// Of a virtual hart, beside its shadow tables: its state, software TLB and the like.
     const HART: u64 = 512 << 10;
     /// Of a guest, beside its harts: devices, device tree, and what is on the way to disk and network.
     const GUEST: u64 = 2 << 20;
+    let copies = if has_copies { Copies::SIZE } else { 0 };
     let of_hart = |guest: &BundledGuest<'_>| HART + 4096 * u64::from(tables(guest.memory));
-    let need: u64 = bundle.iter().map(|guest| GUEST + u64::from(guest.harts) * of_hart(guest)).sum();
+    let need: u64 = bundle.iter().map(|guest| GUEST + copies + u64::from(guest.harts) * of_hart(guest)).sum();
     if need <= have { Ok(()) } else { Err(SetupError::Heap { have: have >> 20, need: (need >> 20) + 1 }) }
 }
 

@@ -12,6 +12,7 @@ use crate::arch::Partition;
 use crate::arch::partition::tests::partition;
 use crate::processor::{Asid, Entry, GuestTrap, Missing, Privileged, Processor, Registers};
 use crate::sequence::Step;
+use crate::shadow::Guard;
 use crate::virtualization::{StageEntry, VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap};
 
 /// What the "guest" does when it is entered next.
@@ -36,6 +37,7 @@ pub struct FakeHart {
     pub privileged: Privileged,
     /// Sequences that were recorded.
     pub kept: Vec<(u64, Missing, Vec<Step>)>,
+    pub guards: Vec<Option<Guard>>,
     pub virtual_traps: VecDeque<VirtualTrap>,
     /// What each entry in a virtual mode had as `sstatus.FS`.
     pub float_entries: Vec<u64>,
@@ -115,8 +117,9 @@ impl Processor for FakeHart {
         &mut self.privileged
     }
 
-    fn keep(&mut self, _tag: u64, pc: u64, missing: Missing, steps: &[Step]) {
+    fn keep(&mut self, _tag: u64, pc: u64, missing: Missing, steps: &[Step], guard: Option<Guard>) {
         self.kept.push((pc, missing, steps.to_vec()));
+        self.guards.push(guard);
     }
 
     fn enter(&mut self, entry: Entry, mut registers: Registers<'_>, float: u64, _: bool) -> GuestTrap {
@@ -212,6 +215,11 @@ impl Clock for Frozen {
 
 /// A machine with one hart and `size` bytes of RAM.
 pub fn vm(size: usize) -> Vm<Partition> {
+    vm_of(partition(size))
+}
+
+/// A machine with one hart and this RAM.
+pub fn vm_of(memory: Partition) -> Vm<Partition> {
     let config = VmConfig {
         harts: 1,
         machine_mode: false,
@@ -220,5 +228,5 @@ pub fn vm(size: usize) -> Vm<Partition> {
         extensions: Extensions::ALL,
     };
     let backends = Backends { serial: Box::new(Silence), sbi_console: Box::new(Silence), virtio: Vec::new() };
-    Vm::new(config, Arc::new(partition(size)), Arc::new(Frozen), backends)
+    Vm::new(config, Arc::new(memory), Arc::new(Frozen), backends)
 }

@@ -86,12 +86,13 @@ fn costs_alone_and_as_guest(kernel: &Path, append: &str, options: &[&[&str]]) ->
     printed.collect()
 }
 
-/// Random instructions on CSRs, code that is rewritten, accesses to where the monitor may be, and their sums; then
+/// Random instructions on CSRs, code that is rewritten, accesses to where the monitor may be, text that may be a copy, and their sums; then
 /// all that traps. With the lines that each prints, whose last word is dropped.
-const OPERATIONS: [(&str, u32, usize); 7] = [
+const OPERATIONS: [(&str, u32, usize); 8] = [
     ("csrs", 300, 2),
     ("rewrite", 2000, 2),
     ("probe", 40, 2),
+    ("hide", 40, 2),
     ("null", 300, 1),
     ("fault", 300, 1),
     ("switch", 300, 1),
@@ -112,13 +113,23 @@ fn computes_and_traps_alike(options: &[&[&str]]) {
 
 #[test]
 fn guest_computes_and_traps_as_it_does_alone() {
-    computes_and_traps_alike(&[&[], &["--append", "sequences=off"], &["--extensions", "h"]]);
+    let monitor = |words| ["--append", words];
+    computes_and_traps_alike(&[
+        &[],
+        &monitor("sequences=off"),
+        &monitor("patching=on"),
+        &["--extensions", "h"],
+    ]);
 }
 
 #[test]
 #[ignore = "needs QEMU; .ci/run has it"]
 fn guest_on_qemu_computes_and_traps_as_it_does_alone() {
-    computes_and_traps_alike(&[&["--machine", "qemu"], &["--machine", "qemu", "--extensions", "h"]]);
+    computes_and_traps_alike(&[
+        &["--machine", "qemu"],
+        &["--machine", "qemu", "--append", "patching=off"],
+        &["--machine", "qemu", "--extensions", "h"],
+    ]);
 }
 
 #[test]
@@ -221,7 +232,7 @@ fn work_of_linux(bundle: &Path, words: &str) -> (Vec<String>, u64) {
 }
 
 #[test]
-fn linux_does_the_same_with_and_without_sequences() {
+fn linux_does_the_same_with_and_without_sequences_and_patching() {
     finish(&mut rvisor(["pull", "busybox"]), b"", 3 * LIMIT).assert(0, "busybox\n");
     let directory = tempfile::tempdir().expect("a directory");
     // Processes, pipes, signals, floating point, files.
@@ -236,6 +247,8 @@ fn linux_does_the_same_with_and_without_sequences() {
     let bundle = bundle(directory.path(), &description);
     let (on, few) = work_of_linux(&bundle, "");
     let (off, many) = work_of_linux(&bundle, "sequences=off");
+    let (patched, _) = work_of_linux(&bundle, "patching=on");
     assert_eq!((on.len(), &on), (5, &off));
+    assert_eq!(on, patched);
     assert!(few < many, "{few} traps with sequences, {many} without");
 }

@@ -15,7 +15,7 @@ pub struct Operation {
 }
 
 /// All of them.
-const OPERATIONS: [Operation; 11] = [
+const OPERATIONS: [Operation; 12] = [
     Operation { name: "compute", run: |count| run_user(entry(Part::Compute), count) },
     Operation { name: "null", run: |count| run_user(entry(Part::Null), count) },
     Operation { name: "fault", run: fault },
@@ -27,6 +27,7 @@ const OPERATIONS: [Operation; 11] = [
     Operation { name: "csrs", run: crate::csrs::run },
     Operation { name: "rewrite", run: crate::tricks::rewrite },
     Operation { name: "probe", run: crate::tricks::probe_all },
+    Operation { name: "hide", run: crate::tricks::hide },
 ];
 
 impl Operation {
@@ -94,7 +95,7 @@ pub fn on_trap(frame: &mut Frame) {
     const TIMER: usize = 1 << 63 | 5;
     const CALL: usize = 8;
     const LOAD_PAGE_FAULT: usize = 13;
-    if crate::tricks::is_probe(frame) {
+    if crate::tricks::is_probe(frame) || crate::tricks::is_breakpoint(frame) {
         return;
     }
     match frame.cause {

@@ -18,6 +18,9 @@ pub const USER_MEMORY: usize = 0x60_0000;
 /// Pages of that memory.
 pub const USER_PAGES: usize = 512;
 
+/// So far above where it is, all memory of the kernel is once more.
+pub const ALIAS: usize = 1 << 30;
+
 const RAM: usize = 0x8000_0000;
 const LARGE: usize = 2 << 20;
 
@@ -73,6 +76,7 @@ pub fn enable() {
     for space in &SPACES {
         space.root.set(0, space.middle.pointer());
         space.root.set(RAM >> 30, KERNEL.pointer());
+        space.root.set((RAM + ALIAS) >> 30, KERNEL.pointer());
         space.middle.set(USER_CODE >> 21, space.code.pointer());
         space.middle.set(USER_MEMORY >> 21, space.memory.pointer());
         space.code.set(0, leaf(code, READ | EXECUTE | USER));

@@ -15,6 +15,7 @@ use spin::Mutex;
 
 use super::frames::{CHUNK, Frames};
 use crate::address::MachineAddress;
+use crate::copies::Copies;
 
 /// RAM of one guest.
 pub struct Partition {
@@ -26,6 +27,7 @@ pub struct Partition {
     /// Held while a chunk is added.
     adding: Mutex<()>,
     is_reserved: AtomicBool,
+    copies: Option<Copies>,
 }
 
 /// Memory that is not there, as whoever reads it sees it.
@@ -35,7 +37,35 @@ impl Partition {
     /// RAM of `size` bytes at guest physical `base`, all of it zeros.
     pub(super) fn new(frames: Arc<Frames>, base: GuestPhysical, size: u64) -> Self {
         let chunks = (0..size.div_ceil(CHUNK)).map(|_| AtomicU64::new(0)).collect();
-        Self { frames, base, size, chunks, adding: Mutex::new(()), is_reserved: AtomicBool::new(false) }
+        Self {
+            frames,
+            base,
+            size,
+            chunks,
+            adding: Mutex::new(()),
+            is_reserved: AtomicBool::new(false),
+            copies: None,
+        }
+    }
+
+    /// The same with copies of pages of the guest's text.
+    #[must_use]
+    pub fn with_copies(self, copies: Copies) -> Self {
+        Self { copies: Some(copies), ..self }
+    }
+
+    /// Copies of pages of the guest's text, if there may be any.
+    #[must_use]
+    pub fn copies(&self) -> Option<&Copies> {
+        self.copies.as_ref()
+    }
+
+    /// Before and after a write, of a range that is inside.
+    #[inline]
+    fn written(&self, address: GuestPhysical, length: u64) {
+        if let Some(copies) = &self.copies {
+            copies.written(address, length);
+        }
     }
 
     /// Makes sure that the partition can have all of its size. False if there is too little memory.
@@ -50,6 +80,9 @@ impl Partition {
     /// Gives all memory back, and the reservation: everything reads as zeros. Nothing may map it any more: no hart
     /// runs, no shadow table has it, no device works for the guest.
     pub fn release(&self) {
+        if let Some(copies) = &self.copies {
+            copies.clear();
+        }
         let _adding = self.adding.lock();
         for chunk in &self.chunks {
             match chunk.swap(0, Ordering::Relaxed) {
@@ -186,6 +219,7 @@ impl GuestMemory for Partition {
             return self.write(address, &value.to_le_bytes()[..T::SIZE as usize]);
         }
         let pointer = self.pointer(address, T::SIZE)?;
+        self.written(address, T::SIZE);
         // SAFETY: inside the partition, aligned, and reached through atomics only.
         unsafe {
             match T::SIZE {
@@ -195,6 +229,7 @@ impl GuestMemory for Partition {
                 _ => AtomicU64::from_ptr(pointer.cast()).store(value.to_le(), Ordering::Relaxed),
             }
         }
+        self.written(address, T::SIZE);
         Ok(())
     }
 
@@ -206,23 +241,28 @@ impl GuestMemory for Partition {
         new: u64,
     ) -> Result<u64, OutOfRange> {
         use Ordering::SeqCst;
-        match width {
+        let found = match width {
             AtomicWidth::Word => {
                 let pointer = self.aligned(address, 4)?;
+                self.written(address, 4);
                 // SAFETY: inside the partition, aligned, and reached through atomics only.
                 let cell = unsafe { AtomicU32::from_ptr(pointer.cast()) };
                 let (expected, new) = ((expected as u32).to_le(), (new as u32).to_le());
                 let found = cell.compare_exchange(expected, new, SeqCst, SeqCst);
-                Ok(u32::from_le(found.unwrap_or_else(|found| found)).into())
+                u32::from_le(found.unwrap_or_else(|found| found)).into()
             }
             AtomicWidth::Double => {
                 let pointer = self.aligned(address, 8)?;
+                self.written(address, 8);
                 // SAFETY: as above.
                 let cell = unsafe { AtomicU64::from_ptr(pointer.cast()) };
                 let found = cell.compare_exchange(expected.to_le(), new.to_le(), SeqCst, SeqCst);
-                Ok(u64::from_le(found.unwrap_or_else(|found| found)))
+                u64::from_le(found.unwrap_or_else(|found| found))
             }
-        }
+        };
+        // It is aligned: the first bytes tell the page.
+        self.written(address, 4);
+        Ok(found)
     }
 
     fn compare_exchange_quad(
@@ -232,10 +272,12 @@ impl GuestMemory for Partition {
         new: u128,
     ) -> Result<u128, OutOfRange> {
         let pointer = self.aligned(address, 16)?;
+        self.written(address, 16);
         // SAFETY: inside the partition and aligned. Harts without a 16-byte compare-and-exchange take a lock,
         // which orders these operations with each other but not with plain stores.
         let cell = unsafe { AtomicU128::from_ptr(pointer.cast()) };
         let found = cell.compare_exchange(expected.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst);
+        self.written(address, 16);
         Ok(u128::from_le(found.unwrap_or_else(|found| found)))
     }
 
@@ -260,8 +302,10 @@ impl GuestMemory for Partition {
     fn write(&self, address: GuestPhysical, buffer: &[u8]) -> Result<(), OutOfRange> {
         for (to, at, count) in self.pieces(address, buffer.len() as u64)? {
             let target = self.pointer(to, count as u64)?;
+            self.written(to, count as u64);
             // SAFETY: as in `read`.
             unsafe { ptr::copy_nonoverlapping(buffer[at..].as_ptr(), target, count) };
+            self.written(to, count as u64);
         }
         fence(Ordering::Release);
         Ok(())
@@ -273,8 +317,10 @@ impl GuestMemory for Partition {
             // What isn't there is zero.
             if self.chunks[(offset / CHUNK) as usize].load(Ordering::Acquire) != 0 {
                 let target = self.pointer(to, count as u64)?;
+                self.written(to, count as u64);
                 // SAFETY: inside the partition.
                 unsafe { ptr::write_bytes(target, 0, count) };
+                self.written(to, count as u64);
             }
         }
         fence(Ordering::Release);

@@ -12,6 +12,7 @@ use super::layout;
 use super::sbi;
 use crate::processor::{Asid, Entry, GuestTrap, Missing, Privileged, Processor, Registers};
 use crate::sequence::{Cache, Routines, Step};
+use crate::shadow::Guard;
 
 const SPIE: u64 = 1 << 5;
 /// `sie`: software, timer and external interrupts of S-mode.
@@ -32,6 +33,8 @@ pub struct Features {
     pub shortcuts: bool,
     /// Sequences are made: see `crate::sequence`.
     pub sequences: bool,
+    /// Breakpoints come without the detour that illegal instructions take: see `crate::copies`.
+    pub detour: bool,
     /// A and D are set by the hardware, if enabled.
     pub svadu: bool,
 }
@@ -175,11 +178,11 @@ impl Processor for PhysicalHart {
         &mut self.context.privileged
     }
 
-    fn keep(&mut self, tag: u64, pc: u64, missing: Missing, steps: &[Step]) {
+    fn keep(&mut self, tag: u64, pc: u64, missing: Missing, steps: &[Step], guard: Option<Guard>) {
         let context = &mut *self.context;
         let is_call = missing == Missing::AtCall;
-        self.sequences.add(&mut context.table.0, &mut context.code.0, (tag, pc, is_call), steps);
-        // The code is executed where the window shows it.
+        self.sequences.add(&mut context.table.0, &mut context.code.0, (tag, pc, is_call), steps, guard);
+        // The code is executed where the window shows it, and there may be a new breakpoint in a copy.
         asm::fence_instructions();
     }
 
@@ -218,10 +221,10 @@ impl Processor for PhysicalHart {
         if status & mstatus::SPP != 0 {
             return self.sequence_fault(in_window, registers, status);
         }
-        let missing = match (self.context.wanted, cause == Exception::IllegalInstruction.code()) {
+        let missing = match (self.context.wanted, cause == Exception::EnvironmentCallFromUser.code()) {
             (0, _) => None,
-            (_, true) => Some(Missing::AtTrap),
-            (_, false) => Some(Missing::AtCall),
+            (_, false) => Some(Missing::AtTrap),
+            (_, true) => Some(Missing::AtCall),
         };
         GuestTrap { cause, value, status, missing }
     }
@@ -259,6 +262,8 @@ fn sequences(index: usize) -> Cache {
         refuse: from_context(&raw const asm::sequence_refused),
         stale: from_context(&raw const asm::sequence_stale),
         fault: from_context(&raw const asm::sequence_fault),
+        outdated: [&raw const asm::sequence_outdated, &raw const asm::sequence_outdated_at_call]
+            .map(from_context),
     };
     let nothing = [&raw const asm::sequence_nothing, &raw const asm::sequence_nothing_at_call];
     Cache::new(core::mem::offset_of!(HartContext, code) as i64, routines, nothing.map(from_context))
@@ -285,7 +290,15 @@ pub fn probe(isa: impl Fn(&str) -> bool) -> Features {
         hypervisor: asm::probe_csr::<HSTATUS>().is_some(),
         svadu: isa("svadu"),
         sequences: false,
+        detour: has_detour(),
         // Without ASIDs, each change of spaces needs more than a write of `satp`.
         shortcuts: asids != 0,
     }
+}
+
+/// Whether illegal instructions cost more than breakpoints. What `instret` counts need not be instructions, where the hardware is
+/// an emulator: the least of several tells.
+fn has_detour() -> bool {
+    let least = |cost: fn() -> u64| (0..32).map(|_| cost()).min().unwrap_or(0);
+    4 * least(asm::cost_of_illegal) > 5 * least(asm::cost_of_breakpoint)
 }

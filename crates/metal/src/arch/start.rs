@@ -122,7 +122,10 @@ fn start(
         say(format_args!("the command line's {word:?} says nothing to the monitor; leave it out"));
     });
     features.sequences = features.shortcuts && options.sequences;
-    describe(&platform, &features, ids.len());
+    // Where it isn't said, copies are worth their while if illegal instructions go by way of the firmware. Without sequences, each
+    // breakpoint would lead to the monitor.
+    let patches = features.sequences && !features.hypervisor && options.patching.unwrap_or(features.detour);
+    describe(&platform, &features, patches, ids.len());
 
     let clock = Arc::new(HardwareClock { epoch: read_clock(&platform) });
     let bundle = platform.initrd.clone().ok_or(setup::SetupError::NoBundle)?;
@@ -141,6 +144,10 @@ fn start(
         moves_time: features.hypervisor || sbi::leaves_time(),
         window,
         locate: |tables| heap::machine_address(tables),
+        copies: patches.then_some(setup::CopyPlaces {
+            locate: |texts| heap::machine_address(texts),
+            interrupt: super::interrupt,
+        }),
         output: console::write,
     };
     let home = setup::home(bundle, resources)?;
@@ -209,19 +216,20 @@ fn build_tables(
     (satp, window)
 }
 
-fn describe(platform: &Platform<'_>, features: &Features, harts: usize) {
+fn describe(platform: &Platform<'_>, features: &Features, patches: bool, harts: usize) {
     let Features { asid_bits, sstc, hypervisor, svadu, .. } = *features;
     let has = |is_there, name: &'static str| if is_there { name } else { "" };
     let (firmware, version) = sbi::implementation();
     let memory = platform.all_memory.total() / MIB;
     say(format_args!(
         "{} on {harts} harts, {memory} MiB, {asid_bits} ASID bits{}{}{}; firmware {firmware:#x} version {version:#x}; \
-         engine {}",
+         engine {}{}",
         env!("CARGO_PKG_VERSION"),
         has(sstc, ", Sstc"),
         has(svadu, ", Svadu"),
         has(hypervisor, ", H"),
         if hypervisor { "vs" } else { "deprivileged" },
+        has(patches, ", patching"),
     ));
 }
 

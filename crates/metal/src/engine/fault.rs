@@ -2,10 +2,11 @@
 
 use rvisor_hart::{Access, Environment, Exit, Hart, Translation};
 use rvisor_isa::Exception;
-use rvisor_waist::{GuestMemory, GuestVirtual};
+use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual};
 
 use super::{Deprivileged, Outside, key};
 use crate::arch::Partition;
+use crate::copies::{Original, PAGE};
 use crate::processor::Processor;
 use crate::pte::Pte;
 use crate::shadow::{Key, Page};
@@ -35,14 +36,39 @@ impl<P: Processor> Deprivileged<'_, P> {
             }
         };
         let key = key(hart);
-        match page(outside.memory(), &key, address, access, &translation) {
-            Some(page) => {
-                self.shadow.fill(key, &page, self.processor);
-                self.filled = Some(page);
-                None
+        let Some(page) = page(outside.memory(), &key, address, access, &translation) else {
+            return self.step(hart, outside);
+        };
+        match outside.memory().copies() {
+            None => self.shadow.fill(key, &page, self.processor),
+            Some(copies) => {
+                let own = GuestPhysical(translation.physical.0 & !(PAGE - 1));
+                let size = if page.is_large { LARGE } else { PAGE };
+                let mut near = copies.near(own, size);
+                let is_stored_to = |original: &&Original| access == Access::Store && original.page == own;
+                let mut gone = self.shadow.displaced(&key, &page);
+                gone.extend(near.iter().find(is_stored_to));
+                if !gone.is_empty() {
+                    gone.iter().for_each(|original| copies.remove(original.page));
+                    near = copies.near(own, size);
+                }
+                if access == Access::Load
+                    && near.iter().any(|original| original.page == own)
+                    && self.shadow.executes_copy(&key, address.0, copies)
+                {
+                    // The copy can't be read: that would be another instruction.
+                    copies.loaded(own);
+                    return self.step(hart, outside);
+                }
+                if near.is_empty() {
+                    self.shadow.fill(key, &page, self.processor);
+                } else {
+                    self.shadow.fill_near(key, &page, &near, self.processor);
+                }
             }
-            None => self.step(hart, outside),
         }
+        self.filled = Some(page);
+        None
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! A guest instruction that is emulated means what `rvisor_hart` says; there is no second meaning here.
 
+mod breakpoint;
 mod choice;
 mod fault;
 mod float;
@@ -99,6 +100,7 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
             let guest = hart.timer_deadline().filter(|deadline| *deadline > time);
             self.slice.set_timer(guest, now, self.processor);
             let trap = self.enter(hart, outside);
+            let trap = self.original(hart, outside, trap);
             self.slice.begin(trap.cause, self.processor.now());
             let trapped =
                 Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
@@ -126,17 +128,31 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
 
     fn enter(&mut self, hart: &mut Hart, outside: &Outside<'_>) -> GuestTrap {
         self.slice.statistics.switches += 1;
-        let key = key(hart);
-        let entry = self.shadow.enter(key, self.processor);
         let float = self.float.unpark(hart, self.processor);
         let is_lent = self.trace.is_none() && privileged::may_be_lent(hart);
-        if is_lent {
-            let roots = self.shadow.roots(key, &entry, self.processor);
-            let tag = self.shadow.tag();
-            privileged::lend(hart, outside, roots, tag, self.float.is_live(), self.processor.privileged());
-        }
+        let copies = outside.memory().copies();
+        let entry = loop {
+            let key = key(hart);
+            let entry = self.shadow.enter(key, self.processor);
+            if is_lent {
+                let roots = self.shadow.roots(key, &entry, self.processor);
+                let (tag, places) = (self.shadow.tag(), self.shadow.place_numbers());
+                let (float_live, privileged) = (self.float.is_live(), self.processor.privileged());
+                privileged::lend(hart, outside, roots, tag, places, float_live, privileged);
+            }
+            // Last of all: from here on others may wait for this hart.
+            match copies {
+                Some(copies) if !copies.enter(self.processor.index(), self.shadow.generation()) => {
+                    self.shadow.keep_up(copies, self.processor);
+                }
+                _ => break entry,
+            }
+        };
         let registers = Registers { x: &mut hart.x, pc: &mut hart.pc };
         let trap = self.processor.enter(entry, registers, float, is_lent);
+        if let Some(copies) = copies {
+            copies.leave(self.processor.index());
+        }
         if is_lent {
             let privileged = self.processor.privileged();
             self.slice.statistics.shortcuts += privileged.counts;

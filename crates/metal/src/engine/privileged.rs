@@ -5,6 +5,7 @@ use rvisor_isa::Privilege;
 use rvisor_isa::csr::{mstatus, mtvec};
 
 use super::Outside;
+use crate::copies::SLOTS;
 use crate::processor::{Plain, Privileged, SSTATUS_WRITABLE, Shortcuts};
 use crate::sequence;
 
@@ -14,13 +15,14 @@ pub fn may_be_lent(hart: &Hart) -> bool {
 }
 
 /// The state for the trampoline. `roots` are the spaces of the guest's address space, `tag` is the
-/// virtual hart's.
+/// virtual hart's, `places` where it executes copies.
 #[inline]
 pub fn lend(
     hart: &mut Hart,
     outside: &Outside<'_>,
     roots: [u64; 3],
     tag: u64,
+    places: (&[u64; SLOTS], u64),
     float_live: bool,
     privileged: &mut Privileged,
 ) {
@@ -39,6 +41,11 @@ pub fn lend(
     privileged.roots = roots;
     privileged.float_live = float_live.into();
     privileged.counts = Shortcuts::default();
+    let (numbers, version) = places;
+    if privileged.places_version != version {
+        privileged.places_version = version;
+        privileged.places = *numbers;
+    }
 }
 
 /// Takes the state back; `status` is the hardware's `sstatus`.

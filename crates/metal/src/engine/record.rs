@@ -40,6 +40,7 @@ impl<P: Processor> Deprivileged<'_, P> {
             let _ = self.slice.note(Exception::IllegalInstruction.code(), self.processor);
         }
         let start = hart.pc;
+        let guard = self.copy_text(hart, outside, missing);
         let (mut steps, mut useful, mut worthwhile) = (Vec::new(), 0, 1);
         let mut carried_out = None;
         while hart.privilege == Privilege::Supervisor && steps.len() < MOST {
@@ -64,7 +65,7 @@ impl<P: Processor> Deprivileged<'_, P> {
             }
         }
         steps.truncate(useful);
-        self.processor.keep(self.shadow.tag(), start, missing, &steps);
+        self.processor.keep(self.shadow.tag(), start, missing, &steps, guard);
         carried_out
     }
 

@@ -4,16 +4,22 @@ use rvisor_machine::signals::HartState;
 use rvisor_waist::{GuestMemory, GuestPhysical};
 
 use super::*;
-use crate::arch::partition::tests::BASE;
+use crate::address::MachineAddress;
+use crate::arch::partition::tests::{BASE, partition};
+use crate::copies::Copies;
 use crate::pte::Pte;
 use crate::shadow::{LEAST_TABLES, Pool};
-use crate::testing::{FakeHart, vm};
+use crate::testing::{FakeHart, vm, vm_of};
 
 const RAM: usize = 4 << 20;
 const HANDLER: u64 = BASE.0 + 0x100;
 const CAUSE_ILLEGAL: u64 = 2;
 const CAUSE_CALL: u64 = 8;
 const CAUSE_LOAD_PAGE_FAULT: u64 = 13;
+const CAUSE_STORE_PAGE_FAULT: u64 = 15;
+const CAUSE_FETCH_PAGE_FAULT: u64 = 12;
+const CAUSE_BREAKPOINT: u64 = 3;
+const COPIES: MachineAddress = MachineAddress(0xc000_0000);
 
 struct Test {
     vm: Vm<Partition>,
@@ -24,13 +30,49 @@ struct Test {
 
 impl Test {
     fn new() -> Self {
-        let vm = vm(RAM);
+        Self::of(vm(RAM))
+    }
+
+    /// The guest's kernel in S-mode with translation: all addresses are what they were. It has copies, and this code.
+    fn with_copies(code: &[u32]) -> Self {
+        let memory = partition(RAM);
+        let copies = Copies::new(&memory.range(), 4, |_| COPIES, |_| panic!("nobody is inside"));
+        let mut test = Self::of(vm_of(memory.with_copies(copies)));
+        const GIGABYTE: GuestPhysical = GuestPhysical(BASE.0 + 0x10_0000);
+        test.vm.memory().store(GIGABYTE.offset(8 * (BASE.0 >> 30)), (BASE.0 >> 2) | 0xcf).unwrap();
+        for (index, bits) in code.iter().enumerate() {
+            test.vm.memory().store(BASE.offset(4 * index as u64), *bits).unwrap();
+        }
+        test.hart.hart.csr.satp = 8 << 60 | GIGABYTE.0 >> 12;
+        test.hart.hart.fence_vma(None, None);
+        test
+    }
+
+    fn copies(&self) -> &Copies {
+        self.vm.memory().copies().unwrap()
+    }
+
+    /// At `pc` the hardware traps.
+    fn trap_at(&mut self, pc: u64, trap: GuestTrap) {
+        self.hart.hart.pc = pc;
+        self.processor.act(move |_| trap);
+        self.processor.time = 0;
+        self.run();
+    }
+
+    /// The first instruction misses a sequence.
+    fn miss(&mut self) {
+        let missing = Some(Missing::AtTrap);
+        self.trap_at(BASE.0, GuestTrap { cause: CAUSE_ILLEGAL, value: 0, status: 0, missing });
+    }
+
+    fn of(vm: Vm<Partition>) -> Self {
         let mut hart = VirtualHart::new(0, &vm);
         vm.harts()[0].update_state(|_| Some(HartState::Started));
         vm.harts()[0].clear_attention();
         hart.hart.pc = BASE.0;
         hart.hart.csr.stvec = HANDLER;
-        let pool = Pool::new(LEAST_TABLES, |_| crate::address::MachineAddress(0x9000_0000));
+        let pool = Pool::new(LEAST_TABLES, |_| MachineAddress(0x9000_0000));
         Self { vm, hart, shadow: Shadow::new(pool, Pte::default(), 0), processor: FakeHart::default() }
     }
 
@@ -277,4 +319,111 @@ fn fetches_are_fenced_where_code_may_have_changed_unseen() {
     // It is switched on again.
     test.shadow.clear();
     assert_eq!(fences(&mut test), 1);
+}
+
+const fn plain(cause: u64, value: u64) -> GuestTrap {
+    GuestTrap { cause, value, status: 0, missing: None }
+}
+
+/// `csrrw x5, sscratch, x6; ld x7, 0(x8); sd x7, 0(x8); ebreak; c.ebreak; c.nop`.
+const TEXT: [u32; 5] = [0x1403_12f3, 0x0004_3383, 0x0074_3023, 0x0010_0073, 0x0001_9002];
+
+#[test]
+fn breakpoint_in_a_copy_is_the_guests_instruction_unless_it_has_one() {
+    let mut test = Test::with_copies(&TEXT);
+    // Before there is a copy, it is the guest's.
+    test.trap_at(BASE.0, plain(CAUSE_BREAKPOINT, 0));
+    assert_eq!(test.hart.hart.csr.scause, CAUSE_BREAKPOINT);
+    test.miss();
+    let [original] = test.copies().all().1[..] else { panic!("no copy") };
+    assert_eq!((original.page, test.processor.guards[0].map(|guard| guard.slot)), (BASE, Some(0)));
+    test.hart.hart.csr.sscratch = 7;
+    test.hart.hart.x[6] = 9;
+    test.hart.hart.csr.scause = 0;
+    test.trap_at(BASE.0, plain(CAUSE_BREAKPOINT, BASE.0));
+    let hart = &test.hart.hart;
+    assert_eq!((hart.x[5], hart.csr.sscratch, hart.pc, hart.csr.scause), (7, 9, BASE.0 + 4, 0));
+    for own in [BASE.0 + 12, BASE.0 + 16] {
+        test.trap_at(own, plain(CAUSE_BREAKPOINT, own));
+        let hart = &test.hart.hart;
+        assert_eq!((hart.csr.scause, hart.csr.sepc, hart.pc), (CAUSE_BREAKPOINT, own, HANDLER));
+    }
+    // A program executes the page itself.
+    test.hart.hart.privilege = Privilege::User;
+    test.trap_at(BASE.0, plain(CAUSE_BREAKPOINT, BASE.0));
+    assert_eq!((test.hart.hart.csr.scause, test.hart.hart.csr.sepc), (CAUSE_BREAKPOINT, BASE.0));
+}
+
+#[test]
+fn copy_is_executed_and_what_is_read_is_the_page() {
+    let mut test = Test::with_copies(&TEXT);
+    test.miss();
+    test.trap_at(BASE.0, plain(CAUSE_FETCH_PAGE_FAULT, BASE.0));
+    let key = key(&test.hart.hart);
+    assert!(test.shadow.executes_copy(&key, BASE.0, test.copies()));
+    test.hart.hart.x[8] = BASE.0;
+    test.trap_at(BASE.0 + 4, plain(CAUSE_LOAD_PAGE_FAULT, BASE.0));
+    assert_eq!((test.hart.hart.x[7] as u32, test.hart.hart.pc), (TEXT[0], BASE.0 + 8));
+    assert_eq!(test.copies().all().1.len(), 1);
+    for _ in 0..300 {
+        test.trap_at(BASE.0 + 4, plain(CAUSE_LOAD_PAGE_FAULT, BASE.0));
+    }
+    assert_eq!(test.copies().all().1.len(), 0);
+}
+
+#[test]
+fn copy_goes_when_the_page_is_written_to_by_the_guest_or_for_it() {
+    for is_guest in [true, false] {
+        let mut test = Test::with_copies(&TEXT);
+        test.miss();
+        test.trap_at(BASE.0, plain(CAUSE_FETCH_PAGE_FAULT, BASE.0));
+        if is_guest {
+            test.trap_at(BASE.0 + 8, plain(CAUSE_STORE_PAGE_FAULT, BASE.0 + 0x800));
+        } else {
+            // A device; then the instruction that traps is another one.
+            test.vm.memory().write(BASE, &0x1410_12f3u32.to_le_bytes()).unwrap();
+            test.hart.hart.csr.sepc = 0x1234;
+            test.trap_at(BASE.0, plain(CAUSE_ILLEGAL, 0));
+            assert_eq!(test.hart.hart.x[5], 0x1234);
+        }
+        assert_eq!(test.copies().all().1.len(), 0);
+        test.trap_at(BASE.0, plain(CAUSE_FETCH_PAGE_FAULT, BASE.0));
+        assert!(!test.shadow.executes_copy(&key(&test.hart.hart), BASE.0, test.copies()));
+        assert_eq!(test.shadow.copy_at(BASE.0), None);
+        // A breakpoint there is the guest's own again.
+        test.trap_at(BASE.0, plain(CAUSE_BREAKPOINT, BASE.0));
+        assert_eq!(test.hart.hart.csr.scause, CAUSE_BREAKPOINT);
+    }
+}
+
+#[test]
+fn code_that_another_hart_has_just_changed_is_looked_at_again() {
+    let mut test = Test::with_copies(&TEXT);
+    test.miss();
+    test.trap_at(BASE.0, plain(CAUSE_FETCH_PAGE_FAULT, BASE.0));
+    // While this hart is on its way out: `addi x5, x0, 1`.
+    let vm = core::mem::replace(&mut test.vm, crate::testing::vm(RAM));
+    let vm = alloc::sync::Arc::new(vm);
+    let other = alloc::sync::Arc::clone(&vm);
+    test.hart.hart.pc = BASE.0;
+    test.hart.hart.csr.scause = 0;
+    test.processor.time = 0;
+    test.processor.act(move |_| {
+        // The trap has come, the hart isn't in the guest any more.
+        other.memory().copies().unwrap().leave(0);
+        other.memory().store(BASE, 0x0010_0293u32).unwrap();
+        plain(CAUSE_BREAKPOINT, BASE.0)
+    });
+    let engine = &mut Deprivileged::new(&mut test.shadow, &mut test.processor, 1000);
+    assert_eq!(engine.run(&mut test.hart, &vm, 0), Exit::Budget);
+    assert_eq!((test.hart.hart.pc, test.hart.hart.csr.scause), (BASE.0, 0));
+}
+
+#[test]
+fn programs_and_kernels_without_translation_have_no_copies() {
+    let mut test = Test::with_copies(&TEXT);
+    test.hart.hart.csr.satp = 0;
+    test.hart.hart.fence_vma(None, None);
+    test.miss();
+    assert_eq!((test.copies().all().1.len(), &test.processor.guards[..]), (0, &[None][..]));
 }

@@ -1,11 +1,14 @@
 //! What guests and physical harts have used, in words.
 
+use alloc::format;
+use alloc::string::String;
 use core::sync::atomic::Ordering;
 
 use rvisor_machine::PowerRequest;
 
 use super::{Home, MILLISECOND, say};
 use crate::arch;
+use crate::copies::Copies;
 use crate::engine::Statistics;
 use crate::guest::Guest;
 
@@ -41,8 +44,10 @@ impl Home {
     pub(super) fn report_end(&self, guest: &Guest, request: Option<PowerRequest>) {
         let (sum, fills) = self.engine_statistics(guest);
         let (ran, _) = self.used(guest);
+        let copied = guest.vm.memory().copies().map(Copies::made);
+        let copied = copied.map_or(String::new(), |made| format!(", {made} pages of text copied"));
         say(format_args!(
-            "guest {}: {} after {} ms of processor time; {sum}, {fills} shadow pages filled",
+            "guest {}: {} after {} ms of processor time; {sum}, {fills} shadow pages filled{copied}",
             guest.bundled.name,
             if guest.is_kept.swap(false, Ordering::SeqCst) { "was saved" } else { Guest::ending(request) },
             ran / MILLISECOND

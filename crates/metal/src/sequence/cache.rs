@@ -7,15 +7,16 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 
 use super::Step;
-use super::compile::{Place, Routines, compile};
+use super::compile::{Place, Routines, compile, compile_nothing};
 use crate::arch::context::HartContext;
+use crate::shadow::Guard;
 
 /// Entries of the table: the trampoline knows the number and their size.
 pub const ENTRIES: usize = 1024;
 /// Words of code.
 pub const CODE_WORDS: usize = 22 << 10;
-/// An odd address, which is nobody's key.
-const NOBODY: u64 = 1;
+/// An odd number, which is nobody's key.
+pub const NOBODY: u64 = 1;
 const TAG_SHIFT: u32 = 48;
 
 /// A place in the table.
@@ -87,22 +88,26 @@ impl Cache {
         code: &mut [u32; CODE_WORDS],
         (tag, pc, is_call): (u64, u64, bool),
         steps: &[Step],
+        guard: Option<Guard>,
     ) {
         let entry = index(pc, is_call);
-        let compiled = compile(steps, is_call, self.start + 4 * self.used as i64, &self.routines);
+        let kind = usize::from(is_call);
+        let (start, nothing, outdated) =
+            (self.start + 4 * self.used as i64, self.nothing[kind], self.routines.outdated[kind]);
+        let compiled = compile(steps, is_call, guard, start, &self.routines)
+            .or_else(|| compile_nothing(guard?, start, nothing, outdated));
         let at = match compiled {
-            None => self.nothing[usize::from(is_call)],
+            None => nothing,
             Some(compiled) if self.used + compiled.words.len() > CODE_WORDS => {
                 // Made anew when it is missed again.
                 self.clear(table);
                 return;
             }
             Some(compiled) => {
-                let at = self.start + 4 * self.used as i64;
                 code[self.used..self.used + compiled.words.len()].copy_from_slice(&compiled.words);
                 self.used += compiled.words.len();
                 self.places.extend(compiled.places);
-                at
+                start
             }
         };
         table[entry] = Entry { key: key(tag, pc, is_call), code: at as u64, seen: NOBODY, misses: 0 };

@@ -17,12 +17,13 @@ mod status;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use rvisor_isa::csr::{SEPC, SSCRATCH, STVAL, STVEC};
+use rvisor_isa::csr::{SEPC, SSCRATCH, SSTATUS, STVAL, STVEC, mstatus};
 use rvisor_isa::{Instruction, Op};
 
 use super::assembler::{Assembler, Label};
 use super::{Class, Step, class};
 use crate::arch::context::HartContext;
+use crate::shadow::Guard;
 
 const T0: u8 = 5;
 const T1: u8 = 6;
@@ -51,6 +52,9 @@ pub struct Routines {
     pub stale: i64,
     /// Where traps lead while a sequence accesses memory.
     pub fault: i64,
+    /// A guard doesn't hold, at a trap or at a call: the trampoline misses the sequence, from now on until another is made. Nothing
+    /// was done yet.
+    pub outdated: [i64; 2],
 }
 
 /// Where the hardware may fault.
@@ -74,8 +78,15 @@ pub struct Compiled {
 }
 
 /// Compiles `steps` for an address, counted from the context. `is_call` for one that begins where calls of programs
-/// lead, else the first step has trapped. `None` where there is nothing to be won, or it is too long.
-pub fn compile(steps: &[Step], is_call: bool, start: i64, routines: &Routines) -> Option<Compiled> {
+/// lead, else the first step has trapped. With a guard, that is what the guest's code is known by; else it is compared.
+/// `None` where there is nothing to be won, or it is too long.
+pub fn compile(
+    steps: &[Step],
+    is_call: bool,
+    guard: Option<Guard>,
+    start: i64,
+    routines: &Routines,
+) -> Option<Compiled> {
     let first = steps.first()?;
     let classes: Vec<Class> = steps.iter().map(|step| class(&step.instruction)).collect::<Option<_>>()?;
     if !classes.iter().any(|class| class.is_privileged()) {
@@ -84,6 +95,12 @@ pub fn compile(steps: &[Step], is_call: bool, start: i64, routines: &Routines) -
     let mut assembler = Assembler::new(start);
     let (tail, stale, refusal) = (assembler.label(), assembler.label(), assembler.label());
     let is_single = steps.len() == 1 && !is_call;
+    let checks = match guard {
+        Some(guard) => Checks::Guard(guard),
+        None if is_single => Checks::Instruction,
+        None => Checks::Code,
+    };
+    let may_fault = is_call || matches!(checks, Checks::Code) || classes.contains(&Class::Memory);
     let uses_a0 = steps.iter().any(|step| {
         let Instruction { rd, rs1, rs2, .. } = step.instruction;
         [rd, rs1, rs2].contains(&A0)
@@ -92,7 +109,8 @@ pub fn compile(steps: &[Step], is_call: bool, start: i64, routines: &Routines) -
         assembler,
         routines,
         is_call,
-        is_single,
+        checks,
+        may_fault,
         keeps_a0: !is_single || uses_a0,
         tail,
         refusal,
@@ -101,10 +119,10 @@ pub fn compile(steps: &[Step], is_call: bool, start: i64, routines: &Routines) -
         effects: Vec::new(),
         places: Vec::new(),
     };
-    if is_single {
-        compiler.compare_single(first, stale);
-    } else {
-        compiler.compare(&pieces(steps)?, first.pc, stale);
+    match checks {
+        Checks::Guard(guard) => compiler.check_guard(guard, first.pc, stale),
+        Checks::Instruction => compiler.compare_single(first, stale),
+        Checks::Code => compiler.compare(&pieces(steps)?, first.pc, stale),
     }
     for (index, (step, class)) in steps.iter().zip(&classes).enumerate() {
         compiler.step(step, *class, index == 0);
@@ -159,11 +177,42 @@ fn pieces(steps: &[Step]) -> Option<Vec<(u64, u64, u64)>> {
     (pieces.len() <= MOST_PIECES).then_some(pieces)
 }
 
+/// Code for what can't be part of a sequence, in a copy: it leads to `nothing` as long as the guard holds, else to `outdated`.
+pub fn compile_nothing(guard: Guard, start: i64, nothing: i64, outdated: i64) -> Option<Compiled> {
+    let mut assembler = Assembler::new(start);
+    let label = assembler.label();
+    check(&mut assembler, guard, label);
+    assembler.jump_far(T1, nothing, false);
+    assembler.place(label);
+    assembler.jump_far(T1, outdated, false);
+    Some(Compiled { words: assembler.finish()?, places: Vec::new() })
+}
+
+/// Goes to `outdated` unless the guard holds.
+fn check(assembler: &mut Assembler, guard: Guard, outdated: Label) {
+    assembler.put(Op::Ld, T0, A0, 0, field!(privileged.places) + 8 * guard.slot as i32);
+    assembler.load_constant(T1, guard.number);
+    assembler.branch(Op::Bne, T0, T1, outdated);
+}
+
+/// How it is known that the guest's code is what it was.
+#[derive(Clone, Copy)]
+enum Checks {
+    /// The hardware tells the one instruction.
+    Instruction,
+    /// By loads.
+    Code,
+    /// By the number of its place.
+    Guard(Guard),
+}
+
 struct Compiler<'a> {
     assembler: Assembler,
     routines: &'a Routines,
     is_call: bool,
-    is_single: bool,
+    checks: Checks,
+    /// Traps lead to `Routines::fault` meanwhile.
+    may_fault: bool,
     /// The guest's `a0` is in the context, not in `sscratch`.
     keeps_a0: bool,
     tail: Label,
@@ -263,6 +312,27 @@ impl Compiler<'_> {
         }
     }
 
+    /// Where it is in a copy. What has trapped is there; where a call leads need not be mapped any more: a load tells.
+    fn check_guard(&mut self, guard: Guard, pc: u64, stale: Label) {
+        check(&mut self.assembler, guard, stale);
+        if self.may_fault {
+            self.assembler.address(T0, self.routines.fault);
+            self.write_csr(STVEC, T0);
+        }
+        if self.keeps_a0 {
+            self.read_csr(T0, SSCRATCH);
+            self.store(T0, 8 * i32::from(A0));
+        }
+        if self.is_call {
+            self.put_immediate(Op::Lui, T2, 0, mstatus::MXR as i32);
+            self.assembler.put(Op::Csrrs, 0, T2, 0, SSTATUS.into());
+            self.assembler.load_constant(T0, pc);
+            self.places.push(Place { at: self.assembler.position(), pc, compares: false });
+            self.assembler.put(Op::Lhu, T0, T0, 0, 0);
+            self.assembler.put(Op::Csrrc, 0, T2, 0, SSTATUS.into());
+        }
+    }
+
     /// The same for several: with loads, which may fault.
     fn compare(&mut self, pieces: &[(u64, u64, u64)], pc: u64, stale: Label) {
         let page = pc & !(PAGE - 1);
@@ -294,11 +364,16 @@ impl Compiler<'_> {
 
     fn put_stale(&mut self, stale: Label, pc: u64) {
         self.assembler.place(stale);
-        if self.is_call {
+        let is_instruction = matches!(self.checks, Checks::Instruction);
+        if matches!(self.checks, Checks::Guard(_)) {
+            // Nothing was done: not even `a0` was saved.
+            let outdated = self.routines.outdated[usize::from(self.is_call)];
+            self.assembler.jump_far(T1, outdated, false);
+        } else if self.is_call {
             self.load(T3, 8 * i32::from(T3));
             let exit = self.exit(pc);
             self.assembler.jump(exit);
-        } else if self.is_single {
+        } else if is_instruction {
             self.store(T3, 8 * i32::from(T3));
             self.assembler.jump_far(T1, self.routines.stale, false);
         } else {
@@ -440,7 +515,7 @@ impl Compiler<'_> {
 
     /// Back to the guest, at `sepc`.
     fn go(&mut self) {
-        if !self.is_single {
+        if self.may_fault {
             self.load(T0, field!(guest_stvec));
             self.write_csr(STVEC, T0);
         }

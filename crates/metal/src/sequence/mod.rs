@@ -21,7 +21,7 @@ mod tests;
 
 use rvisor_isa::{Instruction, Op, csr};
 
-pub use cache::{CODE_WORDS, Cache, ENTRIES, Entry, entry_offset, index, key, tag};
+pub use cache::{CODE_WORDS, Cache, ENTRIES, Entry, NOBODY, entry_offset, index, key, tag};
 pub use compile::{Compiled, Place, Routines, compile};
 
 /// An instruction of the guest on the path.

@@ -10,12 +10,13 @@ use rvisor_isa::{Instruction, Op, Privilege, decode, encode};
 use rvisor_machine::{HartEnvironment, VirtualHart, Vm};
 use rvisor_waist::{GuestMemory, GuestPhysical};
 
-use super::compile::{Compiled, Routines, compile};
+use super::compile::{Compiled, Routines, compile, compile_nothing};
 use super::{Class, Step, class};
 use crate::arch::Partition;
 use crate::arch::context::HartContext;
 use crate::arch::partition::tests::BASE;
 use crate::processor::{Plain, Privileged};
+use crate::shadow::Guard;
 use crate::testing::vm;
 
 const RAM: usize = 4 << 20;
@@ -23,8 +24,15 @@ const CODE: u64 = BASE.0 + 0x1800;
 const DATA: u64 = BASE.0 + 0x4000;
 const CONTEXT: u64 = BASE.0 + 0x10_0000;
 const START: i64 = offset_of!(HartContext, code) as i64;
-const ROUTINES: Routines =
-    Routines { status: -4096, leave: -4092, refuse: -4088, stale: -4084, fault: -4080 };
+const ROUTINES: Routines = Routines {
+    status: -4096,
+    leave: -4092,
+    refuse: -4088,
+    stale: -4084,
+    fault: -4080,
+    outdated: [-4076, -4072],
+};
+const GUARD: Guard = Guard { slot: 3, number: 0x1234_5678_9abc };
 const SRET: u32 = 0x1020_0073;
 const BASE_REGISTER: u8 = 9;
 
@@ -34,6 +42,7 @@ enum End {
     Back,
     Refused,
     Stale,
+    Outdated { is_call: bool },
 }
 
 /// A hart in S-mode without translation, and its memory.
@@ -188,6 +197,7 @@ fn enter(guest: &Machine, monitor: &mut Machine) {
     for (offset, value) in [
         (offset_of!(HartContext, guest_stvec), 0x1234_5678),
         (offset_of!(HartContext, window_slot), 5),
+        (offset_of!(HartContext, privileged.places) + 8 * GUARD.slot, GUARD.number),
         (
             offset_of!(HartContext, privileged.status),
             csr.mstatus & SSTATUS_MASK & !(mstatus::FS | mstatus::SD),
@@ -230,6 +240,9 @@ fn execute(monitor: &mut Machine) -> End {
             }
             at if at == ROUTINES.refuse => return End::Refused,
             at if at == ROUTINES.stale => return End::Stale,
+            at if ROUTINES.outdated.contains(&at) => {
+                return End::Outdated { is_call: at == ROUTINES.outdated[1] };
+            }
             _ if monitor.vm.memory().load::<u32>(GuestPhysical(pc)) == Ok(SRET) => return End::Back,
             _ => monitor.step(),
         }
@@ -279,8 +292,13 @@ fn random_sequences_do_what_their_instructions_do() {
         let is_call = round % 3 == 0;
         copy(&guest, &mut recorder);
         let steps = record(&mut recorder, length);
-        let Some(compiled) = compile(&steps, is_call, START, &ROUTINES) else { continue };
+        let guard = (round % 2 == 0).then_some(GUARD);
+        let Some(compiled) = compile(&steps, is_call, guard, START, &ROUTINES) else { continue };
         compiled_all += 1;
+        if guard.is_some() {
+            // It isn't looked at.
+            monitor.vm.memory().zero(GuestPhysical(CODE), 0x200).unwrap();
+        }
         put(&monitor, &compiled);
         match execute(&mut monitor) {
             End::Back => {
@@ -290,7 +308,7 @@ fn random_sequences_do_what_their_instructions_do() {
             }
             // Nothing may have happened then.
             End::Refused => assert!(!is_call),
-            End::Stale => panic!("the code is the same"),
+            End::Stale | End::Outdated { .. } => panic!("the code is the same"),
         }
     }
     assert!(went_back > 300 && compiled_all >= went_back, "{went_back} of {compiled_all}");
@@ -328,7 +346,7 @@ fn store_between(base: u64) -> (Machine, Machine, Vec<Step>) {
 #[test]
 fn no_access_reaches_the_windows_slot() {
     let (_, mut monitor, steps) = store_between(DATA);
-    let compiled = compile(&steps, false, START, &ROUTINES).unwrap();
+    let compiled = compile(&steps, false, None, START, &ROUTINES).unwrap();
     put(&monitor, &compiled);
     // The data is in slot 2, as if the window were there.
     monitor.store(CONTEXT + offset_of!(HartContext, window_slot) as u64, DATA >> 30);
@@ -340,7 +358,7 @@ fn no_access_reaches_the_windows_slot() {
 #[test]
 fn fault_is_told_with_the_guests_own_instruction() {
     let (_, _, steps) = store_between(DATA);
-    let compiled = compile(&steps, false, START, &ROUTINES).unwrap();
+    let compiled = compile(&steps, false, None, START, &ROUTINES).unwrap();
     let [compare, store] = compiled.places[..] else { panic!("{:?}", compiled.places) };
     assert!(compare.compares && compare.pc == CODE && compare.at < store.at);
     assert_eq!((store.pc, store.compares), (CODE + 4, false));
@@ -356,7 +374,7 @@ fn code_that_has_changed_is_not_carried_out() {
         let hart = monitor.hart();
         (hart.x, hart.csr.sscratch) = start;
         (hart.pc, hart.csr.stvec) = (CONTEXT + START as u64, 0);
-        put(&monitor, &compile(&steps, false, START, &ROUTINES).unwrap());
+        put(&monitor, &compile(&steps, false, None, START, &ROUTINES).unwrap());
         let place = GuestPhysical(CODE + 4 * changed);
         let bits = monitor.vm.memory().load::<u32>(place).unwrap();
         monitor.vm.memory().store(place, bits ^ 1 << 20).unwrap();
@@ -368,6 +386,46 @@ fn code_that_has_changed_is_not_carried_out() {
 }
 
 #[test]
+fn nothing_is_done_where_the_guard_does_not_hold() {
+    let (_, mut monitor, steps) = store_between(DATA);
+    let nothing = -4068;
+    for (is_call, steps) in [(false, &steps[..]), (true, &steps[..]), (false, &steps[..1]), (true, &[])] {
+        let compiled = compile(steps, is_call, Some(GUARD), START, &ROUTINES);
+        let is_none = compiled.is_none();
+        let outdated = ROUTINES.outdated[usize::from(is_call)];
+        put(&monitor, &compiled.or_else(|| compile_nothing(GUARD, START, nothing, outdated)).unwrap());
+        for number in [0, GUARD.number + 1, GUARD.number] {
+            let place = offset_of!(HartContext, privileged.places) + 8 * GUARD.slot;
+            monitor.store(CONTEXT + place as u64, number);
+            let hart = monitor.hart();
+            hart.pc = CONTEXT + START as u64;
+            let before = (hart.x[8..].to_vec(), hart.csr.sscratch, hart.csr.stvec);
+            if number != GUARD.number {
+                assert_eq!(execute(&mut monitor), End::Outdated { is_call });
+                let hart = monitor.hart();
+                assert_eq!(before, (hart.x[8..].to_vec(), hart.csr.sscratch, hart.csr.stvec));
+            } else if is_none {
+                while monitor.hart().pc != CONTEXT.wrapping_add_signed(nothing) {
+                    monitor.step();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn guarded_code_reads_nothing_of_the_guests_own() {
+    let (_, _, steps) = store_between(DATA);
+    let compiled = compile(&steps, false, Some(GUARD), START, &ROUTINES).unwrap();
+    let [store] = compiled.places[..] else { panic!("{:?}", compiled.places) };
+    assert_eq!((store.pc, store.compares), (CODE + 4, false));
+    // Where a call leads, only that it is there.
+    let compiled = compile(&steps, true, Some(GUARD), START, &ROUTINES).unwrap();
+    let [probe, store] = compiled.places[..] else { panic!("{:?}", compiled.places) };
+    assert_eq!((probe.pc, probe.compares, store.pc), (CODE, false, CODE + 4));
+}
+
+#[test]
 fn stores_reach_nothing_but_the_context_and_what_the_guest_names() {
     let mut random = Random(99);
     let [mut guest, mut monitor, mut recorder] = [(); 3].map(|()| Machine::new());
@@ -376,7 +434,8 @@ fn stores_reach_nothing_but_the_context_and_what_the_guest_names() {
         prepare(&mut random, &code, &mut guest, &mut monitor);
         copy(&guest, &mut recorder);
         let steps = record(&mut recorder, 10);
-        let Some(compiled) = compile(&steps, false, START, &ROUTINES) else { continue };
+        let guard = (random.below(2) == 0).then_some(GUARD);
+        let Some(compiled) = compile(&steps, false, guard, START, &ROUTINES) else { continue };
         let own: Vec<i64> =
             compiled.places.iter().filter(|place| !place.compares).map(|place| place.at).collect();
         for (index, word) in compiled.words.iter().enumerate() {

@@ -9,23 +9,30 @@
 //! knows nothing of the guest's.
 
 mod fetches;
+mod places;
 mod pool;
 mod space;
+mod split;
 mod stage;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use rvisor_isa::csr::satp;
 use rvisor_waist::GuestVirtual;
 
 use fetches::Fetches;
+pub use places::Guard;
+use places::Places;
 pub use pool::{Pool, Table};
 use space::{Exhausted, Space};
 pub use space::{Key, Page, View};
+use split::Split;
 pub use stage::Stage;
 
+use crate::copies::{Copies, Original, SLOTS};
 use crate::processor::{Asid, Entry, Processor};
 use crate::pte::Pte;
 use crate::sequence;
@@ -48,6 +55,8 @@ struct Known {
 pub struct Shadow {
     pool: Pool,
     spaces: Vec<Space>,
+    splits: Vec<Split>,
+    places: Box<Places>,
     window: Pte,
     current: usize,
     clock: u64,
@@ -70,6 +79,8 @@ impl Shadow {
             tag: sequence::tag(number),
             pool,
             spaces: Vec::new(),
+            splits: Vec::new(),
+            places: Box::default(),
             window,
             current: 0,
             clock: 0,
@@ -169,10 +180,21 @@ impl Shadow {
                     self.spaces.push(space);
                     return self.spaces.len() - 1;
                 }
-                // Every table that isn't free belongs to a space.
-                Err(Exhausted) => self.drop_oldest(),
+                // Every table that isn't free belongs to a space, or to several.
+                Err(Exhausted) => self.make_room(key),
             }
         }
+    }
+
+    /// Frees tables: those of the space that was used least recently, of this one last, and with that all that several share.
+    fn make_room(&mut self, key: Key) {
+        for space in self.spaces.iter_mut().filter(|space| space.key == key) {
+            space.used = u64::MAX;
+        }
+        if self.spaces.len() <= 1 {
+            self.drop_splits();
+        }
+        self.drop_oldest();
     }
 
     fn drop_oldest(&mut self) {
@@ -195,6 +217,8 @@ impl Shadow {
         while !self.spaces.is_empty() {
             self.remove(0);
         }
+        self.drop_splits();
+        *self.places = Places::default();
         self.fetches.clear();
     }
 
@@ -217,11 +241,7 @@ impl Shadow {
                     return;
                 }
                 // Each time a space goes, this one at the latest; an empty one has room for a page.
-                Err(Exhausted) => {
-                    space.used = u64::MAX;
-                    let only = self.spaces.len() == 1;
-                    if only { self.remove(0) } else { self.drop_oldest() }
-                }
+                Err(Exhausted) => self.make_room(key),
             }
         }
     }

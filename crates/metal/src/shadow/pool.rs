@@ -77,6 +77,12 @@ impl Pool {
         Pte(self.tables[id.0 as usize].0[index % ENTRIES].load(Ordering::Relaxed))
     }
 
+    /// The valid entries of a table, with their places.
+    pub fn entries(&self, id: TableId) -> impl Iterator<Item = (usize, Pte)> {
+        let entries = self.tables[id.0 as usize].0.iter().map(|entry| Pte(entry.load(Ordering::Relaxed)));
+        entries.enumerate().filter(|(_, entry)| entry.is_valid())
+    }
+
     /// Changes an entry of a table.
     pub fn set(&mut self, id: TableId, index: usize, pte: Pte) {
         self.tables[id.0 as usize].set(index, pte);

@@ -51,6 +51,11 @@ pub struct Page {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exhausted;
 
+/// Whether an entry points to a table of the space's own.
+fn is_own_table(entry: Pte) -> bool {
+    entry.is_valid() && !entry.is_leaf() && !entry.is_shared()
+}
+
 /// One tree.
 pub struct Space {
     /// What it shadows.
@@ -66,7 +71,8 @@ pub struct Space {
     split: Span,
 }
 
-const LARGE: u64 = 2 << 20;
+/// Bytes of a large page.
+pub const LARGE: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 
 const fn index(address: u64, level: u32) -> usize {
@@ -117,6 +123,7 @@ impl Space {
         let entry = pool.get(table, index);
         if entry.is_valid()
             && !entry.is_leaf()
+            && !entry.is_shared()
             && let Some(child) = pool.at(entry.address())
         {
             return Ok(child);
@@ -149,6 +156,83 @@ impl Space {
         Ok(())
     }
 
+    /// Maps 2 MiB by a table that stays the caller's, of entries for all pages around the address. The caller fences
+    /// the address; everything, where the answer is that something was mapped there before.
+    pub fn fill_shared(
+        &mut self,
+        pool: &mut Pool,
+        address: GuestVirtual,
+        table: TableId,
+    ) -> Result<bool, Exhausted> {
+        let address = address.0;
+        if index(address, 2) == self.window {
+            self.move_window(pool);
+        }
+        self.split.add(address & !(LARGE - 1), LARGE);
+        let (parent, slot) = (self.child(pool, self.root, index(address, 2))?, index(address, 1));
+        let old = pool.get(parent, slot);
+        pool.set(parent, slot, Pte::shared_pointer(pool.address(table)));
+        if let Some(own) = Some(old).filter(|old| is_own_table(*old)).and_then(|old| pool.at(old.address())) {
+            self.tables.retain(|table| *table != own);
+            pool.give(own);
+        }
+        Ok(old.is_valid() && old != Pte::shared_pointer(pool.address(table)))
+    }
+
+    /// The shared table that maps an address.
+    pub fn shared(&self, pool: &Pool, address: GuestVirtual) -> Option<TableId> {
+        let entry = pool.get(self.root, index(address.0, 2));
+        let parent =
+            Some(entry).filter(|entry| is_own_table(*entry)).and_then(|entry| pool.at(entry.address()))?;
+        let entry = pool.get(parent, index(address.0, 1));
+        if entry.is_valid() && entry.is_shared() { pool.at(entry.address()) } else { None }
+    }
+
+    /// Forgets the pages of which `is_stale` says so, by the entry and its bytes, and what shared tables map. Whether there were any.
+    pub fn forget_where(&mut self, pool: &mut Pool, is_stale: impl Fn(Pte, u64) -> bool) -> bool {
+        let mut stale = Vec::new();
+        for (slot, entry) in pool.entries(self.root) {
+            let Some(middle) = Some(entry)
+                .filter(|entry| slot != self.window && is_own_table(*entry))
+                .and_then(|entry| pool.at(entry.address()))
+            else {
+                continue;
+            };
+            for (slot, entry) in pool.entries(middle) {
+                if entry.is_shared() || entry.is_leaf() && is_stale(entry, LARGE) {
+                    stale.push((middle, slot));
+                } else if is_own_table(entry)
+                    && let Some(table) = pool.at(entry.address())
+                {
+                    let pages = pool.entries(table).filter(|(_, entry)| is_stale(*entry, PAGE));
+                    stale.extend(pages.map(|(slot, _)| (table, slot)));
+                }
+            }
+        }
+        stale.iter().for_each(|(table, slot)| pool.set(*table, *slot, Pte::default()));
+        !stale.is_empty()
+    }
+
+    /// The entry that maps an address.
+    pub fn find(&self, pool: &Pool, address: GuestVirtual) -> Option<Pte> {
+        let mut table = self.root;
+        for level in (0..=2).rev() {
+            let slot = index(address.0, level);
+            if level == 2 && slot == self.window {
+                return None;
+            }
+            let entry = pool.get(table, slot);
+            if !entry.is_valid() {
+                return None;
+            }
+            if entry.is_leaf() {
+                return Some(entry);
+            }
+            table = pool.at(entry.address())?;
+        }
+        None
+    }
+
     /// Forgets what is mapped at an address. False where that is more than one entry: then the whole space has
     /// to go.
     pub fn forget(&mut self, pool: &mut Pool, address: GuestVirtual) -> bool {
@@ -173,22 +257,5 @@ impl Space {
             table = next;
         }
         true
-    }
-
-    /// The entry that maps an address.
-    #[cfg(test)]
-    pub fn find(&self, pool: &Pool, address: GuestVirtual) -> Option<Pte> {
-        let mut table = self.root;
-        for level in (0..=2).rev() {
-            let entry = pool.get(table, index(address.0, level));
-            if !entry.is_valid() {
-                return None;
-            }
-            if entry.is_leaf() {
-                return Some(entry);
-            }
-            table = pool.at(entry.address())?;
-        }
-        None
     }
 }

@@ -13,7 +13,7 @@ use rvisor_isa::csr::mstatus;
 use super::context::HartContext;
 use super::layout::{DIRECT_MAP, IMAGE_BASE};
 use crate::processor::Plain;
-use crate::sequence::{ENTRIES, Entry, MISSES};
+use crate::sequence::{ENTRIES, Entry, MISSES, NOBODY};
 
 global_asm!(
     concat!(
@@ -71,9 +71,12 @@ global_asm!(
     entry_seen = const core::mem::offset_of!(Entry, seen),
     entry_misses = const core::mem::offset_of!(Entry, misses),
     misses = const MISSES - 1,
+    entry_key = const core::mem::offset_of!(Entry, key),
+    nobody = const NOBODY,
     entry_mask = const (ENTRIES - 1) << 1,
     entry_shift = const (size_of::<Entry>() / 2).trailing_zeros(),
     illegal = const Exception::IllegalInstruction.code(),
+    breakpoint = const Exception::Breakpoint.code(),
     call = const Exception::EnvironmentCallFromUser.code(),
     sie = const mstatus::SIE,
     spie = const mstatus::SPIE,
@@ -105,6 +108,8 @@ unsafe extern "C" {
     pub static sequence_refused: u8;
     pub static sequence_stale: u8;
     pub static sequence_fault: u8;
+    pub static sequence_outdated: u8;
+    pub static sequence_outdated_at_call: u8;
     pub static sequence_nothing: u8;
     pub static sequence_nothing_at_call: u8;
     pub static start_secondary: u8;
@@ -322,6 +327,38 @@ pub fn fetch_virtual(address: u64) -> Option<u16> {
         );
     }
     (trapped == 0).then_some(value as u16)
+}
+
+macro_rules! costs {
+    ($($cost:ident $name:literal $instruction:literal;)*) => {$(
+        #[doc = concat!("What `instret` counts for ", $name, ", trap included. Only before other traps are expected.")]
+        pub fn $cost() -> u64 {
+            let (start, end): (u64, u64);
+            // SAFETY: the trap leads behind the instruction; `stvec` is as before afterwards. Interrupts are off.
+            unsafe {
+                asm!(
+                    ".option push", ".option norvc",
+                    "lla {vector}, 2f",
+                    "csrrw {vector}, stvec, {vector}",
+                    "csrr {start}, instret",
+                    $instruction,
+                    ".balign 4",
+                    "2: csrr {end}, instret",
+                    "csrw stvec, {vector}",
+                    ".option pop",
+                    vector = out(reg) _, start = out(reg) start, end = out(reg) end,
+                    options(nostack),
+                );
+            }
+            end.wrapping_sub(start)
+        }
+    )*};
+}
+
+costs! {
+    // A write to `cycle`.
+    cost_of_illegal "an illegal instruction" ".word 0xc0001073";
+    cost_of_breakpoint "a breakpoint" "ebreak";
 }
 
 /// Reads a CSR that may not exist: `None` where that traps. Only before other traps are expected.

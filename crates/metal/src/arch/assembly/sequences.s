@@ -84,15 +84,41 @@ sequence_refused:
     sd      t3, 224(a0)
     j       trampoline_saved
 
-    # The guest's code isn't what the sequence was made from. The instruction that trapped is in t0; t3 is saved.
+    # The guest's code isn't what the sequence was made from. The instruction that trapped is in t0, unless that was a breakpoint;
+    # t3 is saved.
     .globl sequence_stale
 sequence_stale:
+    csrr    t1, scause
+    addi    t1, t1, -{breakpoint}
+    beqz    t1, trampoline_saved
     j       decode
+
+    # A sequence's guard doesn't hold: it is missed from now on. Nothing was done yet, at a trap or at a call.
+    .globl sequence_outdated
+sequence_outdated:
+    csrr    t0, sepc
+    andi    t1, t0, {entry_mask}
+    slli    t1, t1, {entry_shift}
+    lui     t0, 1
+    add     t1, t1, a0
+    add     t1, t1, t0
+    li      t0, {nobody}
+    sd      t0, {entry_key}(t1)
+    j       sequence_nothing
+    .globl sequence_outdated_at_call
+sequence_outdated_at_call:
+    ld      t1, {call_entry}(a0)
+    li      t0, {nobody}
+    add     t1, t1, a0
+    sd      t0, {entry_key}(t1)
+    j       sequence_nothing_at_call
 
     # A trap of a sequence itself: an access to memory. The monitor knows where the guest is by `sepc`.
     .balign 4
     .globl sequence_fault
 sequence_fault:
+    lui     t0, {mxr} >> 12
+    csrc    sstatus, t0
     ld      t0, 80(a0)
     csrw    sscratch, t0
     sd      t3, {link}(a0)

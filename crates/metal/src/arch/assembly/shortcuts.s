@@ -18,6 +18,7 @@ trampoline_shortcuts:
     addi    t1, t0, -{illegal}
     bnez    t1, not_illegal
     # A sequence that begins here?
+look:
     csrr    t0, sepc
     ld      t2, {supervisor}(a0)
     andi    t1, t0, {entry_mask}
@@ -40,8 +41,12 @@ missing:
     sd      zero, {entry_misses}(t1)
     .globl sequence_nothing
 sequence_nothing:
-    csrr    t0, stval
     sd      t3, 224(a0)
+    # What a breakpoint stands in for only the monitor knows.
+    csrr    t0, scause
+    addi    t0, t0, -{breakpoint}
+    beqz    t0, trampoline_saved
+    csrr    t0, stval
     j       decode
 1:  ld      t0, {entry_misses}(t1)
     addi    t0, t0, 1
@@ -59,6 +64,9 @@ sequence_nothing:
 not_illegal:
     addi    t1, t0, -{call}
     beqz    t1, user_call
+    # In a copy of the guest's text?
+    addi    t1, t0, -{breakpoint}
+    beqz    t1, look
     sd      t3, 224(a0)
     j       trampoline_saved
 
