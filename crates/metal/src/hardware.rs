@@ -81,6 +81,13 @@ impl Hardware {
         Self { plic, disk, card, switch: Switch::new(ready, out), entropy }
     }
 
+    /// A physical hart is on, and says so itself.
+    pub fn attach(&self, hart: usize) {
+        if let Some(plic) = &self.plic {
+            plic.attach(hart);
+        }
+    }
+
     /// A physical hart stays off: its interrupts go to the first one.
     pub fn leave_out(&self, hart: usize) {
         if let Some(plic) = &self.plic {

@@ -288,5 +288,6 @@ extern "C" fn start_secondary_hart(index: usize) -> ! {
     });
     let Some((harts, context)) = context else { panic!("hart {index} was not to be started") };
     let mut hart = PhysicalHart::new(index, context, harts.features);
+    harts.home.hardware.attach(index);
     home::run(&mut hart, harts.home)
 }

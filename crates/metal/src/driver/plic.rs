@@ -2,12 +2,14 @@
 
 use alloc::vec::Vec;
 
+use spin::Mutex;
+
 use crate::arch::Registers;
 
 const ENABLE: u64 = 0x2000;
 const ENABLE_SIZE: u64 = 0x80;
 /// Words of a context's enabled sources.
-const WORDS: u64 = 32;
+const WORDS: usize = 32;
 const CONTEXT: u64 = 0x20_0000;
 const CONTEXT_SIZE: u64 = 0x1000;
 const CLAIM: u64 = 4;
@@ -17,43 +19,50 @@ pub struct Plic {
     registers: Registers,
     /// The context of each physical hart in S-mode, where it has one.
     contexts: Vec<Option<u64>>,
+    /// Sources, each with the hart that it interrupts.
+    sources: Mutex<Vec<(u32, usize)>>,
 }
 
 impl Plic {
     /// Takes the interrupts of these contexts, one for each physical hart; none is enabled yet.
     pub fn new(registers: Registers, contexts: impl Iterator<Item = Option<u32>>) -> Self {
-        let plic = Self { registers, contexts: contexts.map(|context| context.map(u64::from)).collect() };
-        for context in plic.contexts.iter().flatten() {
-            (0..WORDS).for_each(|word| plic.registers.write(enable(*context, word), 0));
-            plic.registers.write(CONTEXT + CONTEXT_SIZE * context, 0);
-        }
+        let contexts = contexts.map(|context| context.map(u64::from)).collect();
+        let plic = Self { registers, contexts, sources: Mutex::new(Vec::new()) };
+        (0..plic.contexts.len()).for_each(|hart| plic.attach(hart));
         plic
     }
 
-    /// Lets sources interrupt, by turns on all harts that can take them.
+    /// Lets sources interrupt, by turns all harts that can take them. Harts that aren't on yet have theirs from when they are
+    /// [attached](Self::attach).
     pub fn enable_sources(&self, sources: impl Iterator<Item = u32>) {
-        let contexts = self.contexts.iter().flatten().cycle();
-        for (source, context) in sources.zip(contexts) {
+        let harts = (0..self.contexts.len()).filter(|hart| self.contexts[*hart].is_some()).cycle();
+        for (source, hart) in sources.zip(harts) {
             self.registers.write(4 * u64::from(source), 1);
-            self.add(enable(*context, u64::from(source) / 32), 1 << (source % 32));
+            self.sources.lock().push((source, hart));
+        }
+        self.attach(0);
+    }
+
+    /// Lets a hart have its interrupts. Firmware that starts a hart resets what belongs to it: the hart does this
+    /// itself, when it is on.
+    pub fn attach(&self, hart: usize) {
+        let Some(context) = self.contexts.get(hart).copied().flatten() else { return };
+        let mut words = [0u32; WORDS];
+        for (source, _) in self.sources.lock().iter().filter(|(_, own)| *own == hart) {
+            words[*source as usize / 32 % WORDS] |= 1 << (source % 32);
+        }
+        self.registers.write(CONTEXT + CONTEXT_SIZE * context, 0);
+        for (word, sources) in words.into_iter().enumerate() {
+            self.registers.write(ENABLE + ENABLE_SIZE * context + 4 * word as u64, sources);
         }
     }
 
-    /// A hart stays off, and has never been on: what was its goes to the first one.
+    /// A hart stays off: what was its goes to the first one.
     pub fn leave_out(&self, hart: usize) {
-        let [Some(first), Some(context)] = [0, hart].map(|hart| self.contexts.get(hart).copied().flatten())
-        else {
-            return;
-        };
-        for word in 0..WORDS {
-            let sources = self.registers.read(enable(context, word));
-            self.registers.write(enable(context, word), 0);
-            self.add(enable(first, word), sources);
+        for (_, own) in self.sources.lock().iter_mut().filter(|(_, own)| *own == hart) {
+            *own = 0;
         }
-    }
-
-    fn add(&self, register: u64, sources: u32) {
-        self.registers.write(register, self.registers.read(register) | sources);
+        self.attach(0);
     }
 
     fn claim_register(&self, hart: usize) -> Option<u64> {
@@ -75,9 +84,4 @@ impl Plic {
             self.registers.write(register, source);
         }
     }
-}
-
-/// The register of 32 sources that interrupt a context.
-fn enable(context: u64, word: u64) -> u64 {
-    ENABLE + ENABLE_SIZE * context + 4 * word
 }
