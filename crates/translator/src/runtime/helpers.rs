@@ -31,6 +31,7 @@ impl Finished {
 /// The helpers for a kind of memory.
 pub fn helpers<M: DirectMemory + 'static>() -> Helpers {
     Helpers {
+        slice: slice::<M> as *const () as u64,
         lookup: lookup::<M> as *const () as u64,
         link: link::<M> as *const () as u64,
         system: system::<M> as *const () as u64,
@@ -55,6 +56,17 @@ unsafe fn context<'a, M>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Run<'a, M
         let run = &mut *frame.run.cast();
         (frame, run)
     }
+}
+
+extern "C" fn slice<M: DirectMemory + 'static>(frame: *mut Frame, target: u64, ended: u64) -> u64 {
+    // SAFETY: called by the thunk, with its frame.
+    let (frame, run) = unsafe { context::<M>(frame) };
+    run.hart.pc = target;
+    frame.ended = ended;
+    run.next_slice(frame).unwrap_or_else(|| {
+        frame.pc = target;
+        0
+    })
 }
 
 extern "C" fn lookup<M: DirectMemory + 'static>(frame: *mut Frame, target: u64) -> u64 {
@@ -297,7 +309,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
     }
 
     /// The code to go on with at the hart's program counter, after its state may have changed.
-    fn dispatch_changed(&mut self, frame: &mut Frame) -> u64 {
+    pub fn dispatch_changed(&mut self, frame: &mut Frame) -> u64 {
         if self.exit.is_some() || frame.budget <= 0 || self.environment().attention() {
             return 0;
         }
@@ -306,7 +318,7 @@ impl<M: DirectMemory + 'static> Run<'_, M> {
     }
 
     /// The code to go on with at the hart's program counter; 0 to leave.
-    fn dispatch(&mut self, frame: &mut Frame) -> u64 {
+    pub fn dispatch(&mut self, frame: &mut Frame) -> u64 {
         let pc = self.hart.pc;
         match self.find(frame, pc) {
             Ok(Some(code)) => code,

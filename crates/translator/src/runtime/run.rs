@@ -115,6 +115,10 @@ pub(super) struct Run<'a, M> {
     pub exit: Option<Exit>,
     /// Instructions retired when the budget will be zero, less the traps that took from it.
     pub base: u64,
+    /// Instructions that were given since translated code was entered.
+    given: u64,
+    /// Instructions that may be given without a return to the caller.
+    spare: u64,
 }
 
 impl Translator {
@@ -153,7 +157,8 @@ impl<M: DirectMemory + 'static> Engine<M> for Translator {
             let range = vm.memory().range();
             self.state.hints = vec![0; ((range.end.0 - range.start.0) / PAGE_SIZE) as usize + 1];
         }
-        let mut run = Run { state: &mut self.state, hart: &mut hart.hart, vm, exit: None, base: 0 };
+        let mut run =
+            Run { state: &mut self.state, hart: &mut hart.hart, vm, exit: None, base: 0, given: 0, spare: 0 };
         run.enter(frame);
         let exit = run.work(frame, self.enter, budget);
         run.leave(frame);
@@ -220,6 +225,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
                     context.budget = slice as i32;
                     context.pc = 1;
                     self.base = start.wrapping_add(slice);
+                    (self.given, self.spare) = (slice, left - slice);
                     self.state.profile.entries += 1;
                     // Here and not earlier: helpers change what this borrow has exclusively otherwise.
                     context.run = std::ptr::from_mut(self).cast();
@@ -235,7 +241,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
                         self.note_heat(frame);
                     }
                     self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
-                    traps = start.wrapping_add(slice).wrapping_sub(self.base);
+                    traps = start.wrapping_add(self.given).wrapping_sub(self.base);
                     self.take_flags(frame);
                 }
                 Ok(None) if self.state.is_full => {}
@@ -248,6 +254,33 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
                 return exit;
             }
         }
+    }
+
+    /// Gives the hart another slice if nothing asks for more than a look at the timer, and returns the code to go on with
+    /// at its program counter; 0 to leave. `None` where there is no other slice. Several harts have more to look at.
+    pub fn next_slice(&mut self, frame: &mut Frame) -> Option<u64> {
+        let env = self.environment();
+        let tracked = self.vm.memory().code_pages().map_or(0, |pages| pages.tracked());
+        let is_alone = self.vm.harts().len() == 1;
+        if !is_alone
+            || self.spare < SLICE
+            || self.state.is_full
+            || tracked != self.state.tracked
+            || env.attention()
+        {
+            return None;
+        }
+        self.note_heat(frame);
+        self.spare -= SLICE;
+        self.given += SLICE;
+        self.base = self.base.wrapping_add(SLICE);
+        frame.budget += SLICE as i32;
+        self.hart.retired = self.base.wrapping_sub(frame.budget as i64 as u64);
+        if self.hart.take_pending_interrupt(&env) {
+            return Some(self.dispatch_changed(frame));
+        }
+        frame.is_held_back = u8::from(self.hart.is_interrupt_held_back(&env));
+        Some(self.dispatch(frame))
     }
 
     /// Has the second tier translate the block in which a slice has ended, if many do.

@@ -21,6 +21,7 @@ use crate::runtime::space::JUMP_FOLD;
 /// whether to leave.
 #[derive(Clone, Copy, Debug)]
 pub struct Helpers {
+    pub slice: u64,
     pub lookup: u64,
     pub link: u64,
     pub system: u64,
@@ -37,7 +38,7 @@ pub struct Helpers {
 pub struct Thunks {
     /// `extern "C" fn(frame, code)`: runs code until it leaves.
     pub enter: u64,
-    /// Leaves with the program counter in `rax`, from the block whose entry's offset is in `rdx`.
+    /// Ends a slice with the program counter in `rax`, in the block whose entry's offset is in `rdx`: leaves, or goes on.
     pub budget: u64,
     /// Finds the code of the address in `rax`.
     pub lookup: u64,
@@ -107,8 +108,6 @@ const BUDGET: Mem = field(offset_of!(Frame, budget));
 const GUEST_MXCSR: Mem = field(offset_of!(Frame, guest_mxcsr));
 const HOST_MXCSR: Mem = field(offset_of!(Frame, host_mxcsr));
 const HOST_STACK: Mem = field(offset_of!(Frame, host_stack));
-const PC: Mem = field(offset_of!(Frame, pc));
-const ENDED: Mem = field(offset_of!(Frame, ended));
 const PAGE: Mem = field(offset_of!(Frame, page));
 const JUMPS: Mem = field(offset_of!(Frame, jumps));
 const JUMP_MASK: Mem = field(offset_of!(Frame, jump_mask));
@@ -128,7 +127,7 @@ pub fn write(asm: &mut Assembler, base: u64, helpers: &Helpers) -> Thunks {
     let mut writer = Writer { asm, base };
     let leave = writer.leave();
     let mut thunks = Thunks { enter: writer.enter(), ..Thunks::default() };
-    thunks.budget = writer.budget(leave);
+    thunks.budget = writer.dispatcher(helpers.slice, leave);
     thunks.lookup = writer.dispatcher(helpers.lookup, leave);
     thunks.link = writer.dispatcher(helpers.link, leave);
     thunks.far_link = writer.far_link(thunks.link);
@@ -206,16 +205,6 @@ impl Writer<'_> {
             self.asm.pop(register);
         }
         self.asm.ret();
-        address
-    }
-
-    fn budget(&mut self, leave: u64) -> u64 {
-        let address = self.address();
-        self.save(0);
-        self.swap_mxcsr(0);
-        self.asm.mov_to_memory(Quad, PC, RAX);
-        self.asm.mov_to_memory(Quad, ENDED, RDX);
-        self.asm.jmp_to(leave);
         address
     }
 

@@ -16,6 +16,7 @@ fn cache(is_shared: bool) -> CodeCache {
 
 fn cache_with(is_shared: bool, options: Options) -> CodeCache {
     let helpers = Helpers {
+        slice: 0,
         lookup: 0,
         link: 0,
         system: 0,

@@ -11,6 +11,7 @@ const JUMP_FAR: u32 = 0x0000_106f;
 
 fn shared() -> Shared {
     let helpers = Helpers {
+        slice: 0,
         lookup: 0,
         link: 0,
         system: 0,
