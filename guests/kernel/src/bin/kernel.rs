@@ -7,7 +7,7 @@
 #![no_std]
 #![no_main]
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::csr::{self, SOFTWARE, TICKS_PER_MILLISECOND, TIMER, time};
@@ -42,6 +42,29 @@ global_asm!(
     ".balign 64",
     "3:  j 3b",
 );
+
+// What one hart executes and another rewrites: its first instruction, on a page of its own.
+global_asm!(
+    ".text",
+    ".balign 4096",
+    ".global changing",
+    "changing:",
+    "    .word {at_first}",
+    "    ret",
+    ".balign 4096",
+    at_first = const READ_SEPC,
+);
+
+/// `csrr a0, sepc`.
+const READ_SEPC: u32 = 0x1410_2573;
+/// How often it is rewritten.
+const CHANGES: usize = 24;
+/// Twice the rounds of that which are over, and one more while the other hart is to write.
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" {
+    static mut changing: u32;
+}
 
 const CALLS: usize = 0;
 const TOUCH: usize = 64;
@@ -82,6 +105,10 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     paging(&mut spaces[0]);
     costs(spaces);
     let harts = (1..MAX_HARTS).filter(|other| sbi::start_hart(*other, entry())).count();
+    if harts != 0 {
+        execute_changes();
+        println!("kernel: a change of code is seen");
+    }
     (1..=harts).for_each(ask);
     println!("kernel: {} harts answer", harts + 1);
     match disk {
@@ -101,6 +128,53 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     }
     println!("kernel passed");
     sbi::power_off(false)
+}
+
+/// What the code is after so many changes, and what it answers where `sepc` and `scause` are so.
+fn changed(round: usize, sepc: usize, scause: usize) -> (u32, usize) {
+    // By turns. They differ in one half: who fetches meanwhile has one of them.
+    if round.is_multiple_of(2) { (READ_SEPC, sepc) } else { (READ_SEPC ^ 0x30_0000, scause) }
+}
+
+/// Executes the code while hart 1 changes it: once that hart says that it has, and behind a fence, it is what it says.
+fn execute_changes() {
+    let call = |value: usize| {
+        let answer: usize;
+        // SAFETY: the function changes no other register, and nothing traps.
+        unsafe {
+            asm!("csrw sepc, {sepc}", "csrw scause, {scause}", "la a0, changing", "jalr a0",
+                sepc = in(reg) value, scause = in(reg) value + 1, out("a0") answer, out("ra") _);
+        }
+        answer
+    };
+    for round in 1..=CHANGES {
+        for value in (0..200).step_by(2) {
+            if call(value) != changed(round - 1, value, value + 1).1 {
+                fail("code changed by itself");
+            }
+        }
+        TURN.store(2 * round - 1, Ordering::SeqCst);
+        while TURN.load(Ordering::SeqCst) != 2 * round {
+            call(0);
+        }
+        // SAFETY: fetches what was written.
+        unsafe { asm!("fence.i") };
+        if call(1000) != changed(round, 1000, 1001).1 {
+            fail("a change of code wasn't seen");
+        }
+    }
+}
+
+/// Hart 1's part of that.
+fn make_changes() {
+    for round in 1..=CHANGES {
+        while TURN.load(Ordering::SeqCst) != 2 * round - 1 {
+            core::hint::spin_loop();
+        }
+        // SAFETY: the other hart knows that its code changes.
+        unsafe { (&raw mut changing).write_volatile(changed(round, 0, 1).0) };
+        TURN.store(2 * round, Ordering::SeqCst);
+    }
 }
 
 fn fail(what: &str) -> ! {
@@ -257,6 +331,9 @@ fn ask(hart: usize) {
 
 /// What all harts but the first do.
 fn answer(hart: usize) -> ! {
+    if hart == 1 {
+        make_changes();
+    }
     loop {
         csr::wait_for(SOFTWARE);
         csr::write!("sip", 0);

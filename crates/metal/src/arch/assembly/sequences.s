@@ -3,6 +3,18 @@
 
     .section .trampoline, "ax"
 
+    # Has the sequence of what trapped be missed until another is made.
+    .macro  forget_sequence
+    csrr    t0, sepc
+    andi    t1, t0, {entry_mask}
+    slli    t1, t1, {entry_shift}
+    lui     t0, 1
+    add     t1, t1, a0
+    add     t1, t1, t0
+    li      t0, {nobody}
+    sd      t0, {entry_key}(t1)
+    .endm
+
     # A change of `sstatus` that is more than bits: of the value in t0 the bits in t1, all of them writable. Does it, and
     # takes FS, which is the hardware's, from t1. Returns to t2, or 4 beyond where only the monitor can.
     .globl sequence_status
@@ -90,20 +102,15 @@ sequence_refused:
 sequence_stale:
     csrr    t1, scause
     addi    t1, t1, -{breakpoint}
-    beqz    t1, trampoline_saved
-    j       decode
+    bnez    t1, decode
+    # Made before there was a copy: it is missed from now on.
+    forget_sequence
+    j       trampoline_saved
 
     # A sequence's guard doesn't hold: it is missed from now on. Nothing was done yet, at a trap or at a call.
     .globl sequence_outdated
 sequence_outdated:
-    csrr    t0, sepc
-    andi    t1, t0, {entry_mask}
-    slli    t1, t1, {entry_shift}
-    lui     t0, 1
-    add     t1, t1, a0
-    add     t1, t1, t0
-    li      t0, {nobody}
-    sd      t0, {entry_key}(t1)
+    forget_sequence
     j       sequence_nothing
     .globl sequence_outdated_at_call
 sequence_outdated_at_call:
