@@ -8,8 +8,14 @@ use rvisor_metal::copies::SLOTS;
 use rvisor_metal::sequence::{MOST, Routines, Step, class, compile};
 use rvisor_metal::shadow::Guard;
 
-const ROUTINES: Routines =
-    Routines { status: -4096, leave: -4092, refuse: -4088, stale: -4084, fault: -4080, outdated: [-4076, -4072] };
+const ROUTINES: Routines = Routines {
+    status: -4096,
+    leave: -4092,
+    refuse: -4088,
+    stale: -4084,
+    fault: -4080,
+    outdated: [-4076, -4072],
+};
 const START: i64 = 0x3000;
 
 fuzz_target!(|input: (u64, bool, Option<u8>, Vec<(u32, bool)>)| {
