@@ -2,7 +2,7 @@
 //! checksum over them. Exported machines consist of these; the memory of a snapshot may be one by itself.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -40,6 +40,32 @@ pub(crate) fn unpack(from: &Path, name: &str, directory: &Path) -> Result<()> {
             Err(error).context("unpack", from)
         }
         Err(error) => Err(damaged(from, &error)),
+    }
+}
+
+/// Checks that a file is what [`pack`] has made, without making anything of it.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    let mut sum = crc32fast::Hasher::new();
+    let mut told = [0; 4];
+    let checked = File::open(path).and_then(|file| {
+        let length = file.metadata()?.len().saturating_sub(told.len() as u64);
+        let mut input = BufReader::new(&file);
+        let mut rest = (&mut input).take(length);
+        loop {
+            let bytes = rest.fill_buf()?;
+            if bytes.is_empty() {
+                break;
+            }
+            sum.update(bytes);
+            let count = bytes.len();
+            rest.consume(count);
+        }
+        input.read_exact(&mut told)
+    });
+    match checked {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error).context("read", path),
+        Ok(()) if sum.finalize() == u32::from_le_bytes(told) => Ok(()),
+        _ => Err(damaged(path, &StateError::Malformed.into())),
     }
 }
 
@@ -197,6 +223,8 @@ mod tests {
         let run = |read: &mut MemoryRuns<_>| read.next_run().ok().flatten().map(|run| run.first);
         assert_eq!([run(&mut read), run(&mut read), run(&mut read)], [Some(256), Some(768), None]);
 
+        check(&at("packed")).unwrap();
+        assert!(check(&at("to")).is_err() && check(&at("nothing")).is_err());
         let bytes = fs::read(at("packed")).unwrap();
         for (number, wrong) in
             [&bytes[..bytes.len() - 1], &[&bytes[..60], &[!bytes[60]], &bytes[61..]].concat()]
@@ -208,6 +236,7 @@ mod tests {
             fs::write(&path, wrong).unwrap();
             assert!(unpack(&path, "memory", &to).unwrap_err().to_string().contains("damaged"));
             assert!(runs(&path, "memory").is_err());
+            assert!(check(&path).unwrap_err().to_string().contains("damaged"));
         }
         assert!(unpack(&at("packed"), "state", &at("")).is_err(), "it is another file");
     }

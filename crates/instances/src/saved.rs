@@ -89,6 +89,12 @@ pub(crate) fn pack(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks that a machine can go on from what was saved in `directory`, as far as that can be told from the outside.
+pub(crate) fn check(directory: &Path) -> Result<()> {
+    let packed = directory.join(PACKED);
+    if packed.exists() { packed::check(&packed) } else { Ok(()) }
+}
+
 /// Makes what is in a directory durable, but for the content of its files.
 pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).context("write", path)

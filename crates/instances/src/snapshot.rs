@@ -231,7 +231,8 @@ impl Directory {
     pub fn restore_snapshot(&self, name: &str, lock: &Lock) -> Result<()> {
         let _lock = self.lock_snapshots()?;
         self.finish_restore(lock)?;
-        self.snapshot_path(name)?;
+        // From the note on there is no way back.
+        saved::check(&self.snapshot_path(name)?)?;
         let note = Note { snapshot: name.to_owned() };
         let (path, temporary) = (self.file(RESTORE), self.file("restore.new"));
         let text = serde_json::to_vec(&note).map_err(io::Error::from).context("write", &path)?;

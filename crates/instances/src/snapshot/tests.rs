@@ -78,6 +78,15 @@ fn compressed_memory_comes_back_and_a_newer_format_is_refused() {
         let read = |name: &str| fs::read(web.file(RESUME).join(name)).unwrap();
         assert!(read("memory") == memory && read("state") == b"state" && read("host.json") == b"host");
     }
+    let packed = web.snapshots_path().join("small").join(saved::PACKED);
+    let mut bytes = fs::read(&packed).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&packed, bytes).unwrap();
+    fs::write(web.disk(), "newer").unwrap();
+    let refused = web.restore_snapshot("small", &web.lock().unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("damaged"), "{refused}");
+    assert_eq!(disk(&web), "newer");
+    web.restore_snapshot("large", &web.lock().unwrap()).unwrap();
     let info = web.snapshots_path().join("small").join(INFO);
     let text = fs::read_to_string(&info).unwrap().replace("\"format\": 2", "\"format\": 3");
     fs::write(&info, text).unwrap();
