@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -82,7 +83,8 @@ pub struct VmProcess {
     saved: Option<(SavedHost, bool)>,
     /// Where it is on a named network.
     place: Option<Place>,
-    lock: Lock,
+    /// It goes when the process does, and not before: threads hold ports, disks and the like for as long.
+    lock: ManuallyDrop<Lock>,
     sandbox: Option<Sandbox>,
 }
 
@@ -188,7 +190,7 @@ impl VmProcess {
             started: Instant::now(),
             meter,
         });
-        Ok(Self { control, arrives, saved, place, lock, sandbox })
+        Ok(Self { control, arrives, saved, place, lock: ManuallyDrop::new(lock), sandbox })
     }
 
     /// The machine.
