@@ -260,7 +260,7 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
     /// at its program counter; 0 to leave. `None` where there is no other slice. Several harts have more to look at.
     pub fn next_slice(&mut self, frame: &mut Frame) -> Option<u64> {
         let env = self.environment();
-        let tracked = self.vm.memory().code_pages().map_or(0, |pages| pages.tracked());
+        let tracked = self.tracked();
         let is_alone = self.vm.harts().len() == 1;
         if !is_alone
             || self.spare < SLICE
@@ -299,10 +299,15 @@ impl<'a, M: DirectMemory + 'static> Run<'a, M> {
         }
     }
 
+    /// See [`State::tracked`].
+    fn tracked(&self) -> u32 {
+        self.vm.memory().code_pages().map_or(0, |pages| pages.tracked())
+    }
+
     fn enter_code(&mut self) {
+        let now = self.tracked();
         let State { shared, spaces, hints, hart_index, tracked, .. } = &mut *self.state;
         let first = self.vm.memory().range().start.0;
-        let now = self.vm.memory().code_pages().map_or(0, |pages| pages.tracked());
         if now != *tracked {
             *tracked = now;
             spaces.protect_all();

@@ -10,6 +10,7 @@ use rvisor_isa::{Instruction, Op};
 use super::assembler::*;
 use super::lower::{ColdKind, Lowering};
 use super::memory::For;
+use super::thunks::HOST_FLAGS;
 use crate::runtime::frame::Frame;
 
 const ZERO_READY: Mem = Mem::new(RSP, offset_of!(Frame, zero_ready) as i32);
@@ -164,14 +165,13 @@ impl Lowering<'_> {
     /// Sets or clears what a register says, at once if that is SUM, which only selects another TLB, or at most SIE.
     fn change_status(&mut self, i: &Instruction) {
         let sets = i.op == Op::Csrrs;
-        let back = self.asm.label();
+        let done = self.asm.label();
         let site = self.site();
-        let other = self.add_cold(ColdKind::Status { instruction: *i, site, back });
+        let other = self.add_cold(ColdKind::Status { instruction: *i, site, back: done });
         self.asm.cmp_byte(IS_SUPERVISOR, 0);
         self.asm.jcc(Cond::Equal, other);
         let value = self.get(i.rs1, RAX);
         let interrupts = self.asm.label();
-        let done = self.asm.label();
         self.asm.alu_imm(Alu::Cmp, Quad, value, mstatus::SUM as i32);
         self.asm.jcc(Cond::NotEqual, interrupts);
         self.asm.mov(Quad, RDX, if sets { TLB_WITH_USER } else { TLB_WITHOUT_USER });
@@ -202,7 +202,6 @@ impl Lowering<'_> {
             self.asm.alu_to_memory(Alu::And, Quad, MSTATUS, RDX);
         }
         self.asm.bind(done);
-        self.asm.bind(back);
         self.float_checked = false;
     }
 
@@ -210,7 +209,6 @@ impl Lowering<'_> {
     /// on the host and wants raised need not be cleared there.
     fn float_flags(&mut self, i: &Instruction, simple: Simple) {
         const FFLAGS: Mem = Mem::new(RCX, offset_of!(Csrs, fflags) as i32);
-        const HOST_FLAGS: i32 = 0x3f;
         const ALL: i32 = 0x1f;
         self.check_float();
         self.asm.stmxcsr(GUEST_MXCSR);
@@ -240,8 +238,8 @@ impl Lowering<'_> {
         self.put(i.rd, RAX);
     }
 
-    /// `rd` = `sstatus` as `mstatus` has it, and `rcx` points at the CSRs again. SD tells whether FS or VS is Dirty: whether both bits of
-    /// either are set.
+    /// `rd` = `sstatus` as `status` has it, and `rcx` points at the CSRs again. SD tells whether FS or VS is Dirty:
+    /// whether both bits of either are set.
     fn read_status(&mut self, rd: u8, status: Mem) {
         if rd == 0 {
             return;

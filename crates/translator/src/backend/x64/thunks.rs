@@ -67,6 +67,9 @@ pub struct Thunks {
     pub status: u64,
 }
 
+/// MXCSR's exception flags.
+pub const HOST_FLAGS: i32 = 0x3f;
+
 /// Behind the call of [`Thunks::atomic`]: the TLB answers now, and the instruction is to be tried again.
 pub const AGAIN: Cond = Cond::AboveEqual;
 
@@ -272,7 +275,6 @@ impl Writer<'_> {
             | mstatus::SUM
             | mstatus::MXR;
         const BELOW: i32 = 8;
-        const HOST_FLAGS: i32 = 0x3f;
         const MSTATUS: Mem = Mem::new(RCX, offset_of!(Csrs, mstatus) as i32);
         let address = self.address();
         let [no_float, no_interrupts, no_sum, other_tlb, done, out] =
