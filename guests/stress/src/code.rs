@@ -16,6 +16,7 @@ pub const CHECKS: &[(&str, Work)] = &[
     ("code written behind a barrier is new to all", |member| rewritten(member, Told::ByBarrier)),
     ("code written before an interrupt is new to all", |member| rewritten(member, Told::ByInterrupt)),
     ("running code changes in time", running_code_changes_in_time),
+    ("a patched instruction is the old one or the new one", patched_whole),
     ("new code is written all the time", new_code_all_the_time),
 ];
 
@@ -52,12 +53,23 @@ pub const fn jump(offset: i32) -> u32 {
 }
 
 fn call(code: &AtomicU32) -> u64 {
-    let sum;
-    // SAFETY: the code adds to `a0` and returns.
+    call_for_both(code).0
+}
+
+/// What the code leaves in `a0` and `a1`, which are zero when it is called.
+fn call_for_both(code: &AtomicU32) -> (u64, u64) {
+    let (first, second);
+    // SAFETY: the code adds to `a0` and `a1` and returns.
     unsafe {
-        asm!("jalr ra, {code}", code = in(reg) code.as_ptr(), inout("a0") 0u64 => sum, out("ra") _);
+        asm!(
+            "jalr ra, {code}",
+            code = in(reg) code.as_ptr(),
+            inout("a0") 0u64 => first,
+            inout("a1") 0u64 => second,
+            out("ra") _,
+        );
     }
-    sum
+    (first, second)
 }
 
 fn fence_instructions() {
@@ -167,6 +179,47 @@ fn running_code_changes_in_time(member: Member) -> Result<u64, Wrong> {
             }
         }
         rounds += 1;
+    }
+    Ok(rounds)
+}
+
+/// Harts that have called enough in a round of [`patched_whole`], over all rounds.
+static READERS_DONE: AtomicU64 = AtomicU64::new(0);
+
+/// One hart patches an instruction to and fro, the others fetch it anew all the time: an aligned word is fetched at
+/// once (RISC-V Profiles, Ziccif), so none sees halves of two instructions.
+fn patched_whole(member: Member) -> Result<u64, Wrong> {
+    // `addi a0, a0, 1` and `addi a1, a1, 2`: all four halves differ.
+    const INSTRUCTIONS: [u32; 2] = [0x0015_0513, 0x0025_8593];
+    const SUMS: [(u64, u64); 2] = [(1, 0), (0, 2)];
+    let code = &CODE[0].0;
+    let mut rounds = 0;
+    if member.is_first() {
+        code[0].store(INSTRUCTIONS[0], Relaxed);
+        code[1].store(RETURN, Relaxed);
+    }
+    member.barrier();
+    fence_instructions();
+    while member.goes_on() {
+        rounds += 1;
+        if member.is_first() {
+            let all = rounds * (member.harts as u64 - 1);
+            for instruction in INSTRUCTIONS.iter().cycle() {
+                code[0].store(*instruction, Relaxed);
+                if READERS_DONE.load(Relaxed) >= all {
+                    break;
+                }
+            }
+            continue;
+        }
+        for _ in 0..1000 {
+            fence_instructions();
+            let (first, second) = call_for_both(&code[0]);
+            if !SUMS.contains(&(first, second)) {
+                expect("sums of one instruction", 1, first << 8 | second)?;
+            }
+        }
+        READERS_DONE.fetch_add(1, Relaxed);
     }
     Ok(rounds)
 }

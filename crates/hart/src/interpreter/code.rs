@@ -107,14 +107,12 @@ impl CodePage {
                 self.push(Prepared::new(Code::Goto, self.entries[halfword].into()), halfword);
                 return Ok(());
             }
-            let low = self.fetch(memory, halfword)?;
-            let is_long = low & 3 == 3;
-            let crosses = is_long && halfword + 1 == HALFWORDS;
-            let high = if is_long && !crosses { self.fetch(memory, halfword + 1)? } else { 0 };
-            let operation = if crosses {
+            let bits = self.fetch(memory, halfword)?;
+            let is_long = bits & 3 == 3;
+            let operation = if is_long && halfword + 1 == HALFWORDS {
                 Prepared::new(Code::Crossing, 0)
             } else {
-                self.prepare(low | high << 16, halfword, true)
+                self.prepare(bits, halfword, true)
             };
             self.entries[halfword] = self.operations.len() as u16;
             self.push(operation, halfword);
@@ -141,11 +139,32 @@ impl CodePage {
         operation
     }
 
+    /// The instruction at `halfword`, or of one that crosses into the next page its first half. An aligned word is read
+    /// at once, as in [`Hart::fetch`](crate::Hart::fetch).
     fn fetch<M: GuestMemory>(&mut self, memory: &M, halfword: usize) -> Result<u32, OutOfRange> {
-        let value: u16 = memory.load(self.physical.offset(halfword as u64 * 2))?;
+        let address = self.physical.offset(halfword as u64 * 2);
+        let low = if halfword.is_multiple_of(2) {
+            memory.load(address)?
+        } else {
+            memory.load::<u16>(address)?.into()
+        };
+        if low & 3 != 3 || halfword + 1 == HALFWORDS {
+            self.note_source(halfword, low as u16);
+            return Ok(low & 0xffff);
+        }
+        let bits = if halfword.is_multiple_of(2) {
+            low
+        } else {
+            low | u32::from(memory.load::<u16>(address.offset(2))?) << 16
+        };
+        self.note_source(halfword, bits as u16);
+        self.note_source(halfword + 1, (bits >> 16) as u16);
+        Ok(bits)
+    }
+
+    fn note_source(&mut self, halfword: usize, value: u16) {
         self.source[halfword * 2..][..2].copy_from_slice(&value.to_le_bytes());
         self.prepared[halfword / 64] |= 1 << (halfword % 64);
-        Ok(value.into())
     }
 
     /// Whether the prepared instructions are still those in memory.

@@ -1,6 +1,6 @@
 //! From the program counter to prepared code.
 
-use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE};
+use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE, Word};
 
 use super::Interpreter;
 use super::code::PageIndex;
@@ -79,20 +79,33 @@ impl Interpreter {
 
     /// Makes the instruction at `pc` the single one, from memory as it is now.
     pub fn fetch_single<E: Environment>(&mut self, hart: &mut Hart, env: &E, pc: u64) -> Result<(), Trap> {
-        let low = fetch_half(hart, env, pc)?;
-        let high = if low & 3 == 3 { fetch_half(hart, env, pc.wrapping_add(2))? } else { 0 };
-        self.single.set_single(low | high << 16, pc % PAGE_SIZE);
+        let bits = hart.fetch(env, pc)?;
+        self.single.set_single(bits, pc % PAGE_SIZE);
         Ok(())
     }
 }
 
-fn fetch_half<E: Environment>(hart: &mut Hart, env: &E, address: u64) -> Result<u32, Trap> {
+impl Hart {
+    /// The instruction at `pc` as it is in memory now; a compressed one is zero-extended. An aligned word is read at
+    /// once, as Ziccif has it: a hart that runs into code which another hart patches sees what was there or what is.
+    pub fn fetch<E: Environment>(&mut self, env: &E, pc: u64) -> Result<u32, Trap> {
+        let word = if pc.is_multiple_of(4) {
+            fetch_part::<u32, E>(self, env, pc)?
+        } else {
+            fetch_part::<u16, E>(self, env, pc)?.into()
+        };
+        Ok(match (word & 3 == 3, pc.is_multiple_of(4)) {
+            (true, true) => word,
+            (true, false) => word | u32::from(fetch_part::<u16, E>(self, env, pc.wrapping_add(2))?) << 16,
+            (false, _) => word & 0xffff,
+        })
+    }
+}
+
+fn fetch_part<T: Word, E: Environment>(hart: &mut Hart, env: &E, address: u64) -> Result<T, Trap> {
     let physical: GuestPhysical = match hart.tlb.fetch(address) {
         Some((physical, _)) => physical,
         None => hart.translate(env, GuestVirtual(address), Access::Execute, 2)?.physical,
     };
-    match env.memory().load::<u16>(physical) {
-        Ok(half) => Ok(half.into()),
-        Err(_) => Err(Trap::exception(Access::Execute.access_fault(), address)),
-    }
+    env.memory().load(physical).map_err(|_| Trap::exception(Access::Execute.access_fault(), address))
 }

@@ -5,7 +5,7 @@ use rvisor_isa::csr::satp;
 use rvisor_isa::{Exception, Privilege, decode};
 use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual};
 
-use super::instruction::{fetch, is_system};
+use super::instruction::is_system;
 use super::{Deprivileged, Outside};
 use crate::copies::PAGE;
 use crate::processor::{GuestTrap, Missing, Processor};
@@ -37,7 +37,7 @@ impl<P: Processor> Deprivileged<'_, P> {
         }
         let Some(original) = self.shadow.copy_at(hart.pc) else { return trap };
         let bits = copies.instruction(&original, hart.pc, self.shadow.generation());
-        match bits.or_else(|| fetch(hart, outside).ok()) {
+        match bits.or_else(|| hart.fetch(outside, hart.pc).ok()) {
             Some(bits) if BREAKPOINTS.contains(&bits) => trap,
             // What traps in the copy, and has no breakpoint of its own, is what was replaced there.
             Some(value) if bits.is_some() || is_replaced(value) => {
@@ -64,7 +64,7 @@ impl<P: Processor> Deprivileged<'_, P> {
             return None;
         }
         let pc = hart.pc;
-        let bits = fetch(hart, outside).ok()?;
+        let bits = hart.fetch(outside, hart.pc).ok()?;
         let translation = hart.translate(outside, GuestVirtual(pc), Access::Execute, 2).ok()?;
         let page = GuestPhysical(translation.physical.0 & !(PAGE - 1));
         let memory = outside.memory();

@@ -1,8 +1,7 @@
 //! Instructions that the hardware refuses to a guest in U-mode.
 
-use rvisor_hart::{Access, Environment, Exit, Hart, Trap};
-use rvisor_isa::{Exception, Op};
-use rvisor_waist::{GuestMemory, GuestVirtual};
+use rvisor_hart::{Exit, Hart};
+use rvisor_isa::Op;
 
 use super::{Deprivileged, Outside};
 use crate::processor::Processor;
@@ -11,7 +10,7 @@ impl<P: Processor> Deprivileged<'_, P> {
     /// An illegal instruction; `bits` is the instruction, or zero where the hardware doesn't tell.
     pub(super) fn illegal(&mut self, hart: &mut Hart, outside: &Outside<'_>, bits: u64) -> Option<Exit> {
         let bits = match bits as u32 {
-            0 => match fetch(hart, outside) {
+            0 => match hart.fetch(outside, hart.pc) {
                 Ok(bits) => bits,
                 Err(trap) => {
                     hart.take_trap(trap);
@@ -58,18 +57,4 @@ pub(super) const fn is_system(op: Op) -> bool {
             | Op::CboFlush
             | Op::CboZero
     )
-}
-
-/// The instruction at the program counter; a compressed one is zero-extended.
-pub(super) fn fetch(hart: &mut Hart, outside: &Outside<'_>) -> Result<u32, Trap> {
-    let pc = hart.pc;
-    let low = fetch_half(hart, outside, pc)?;
-    let high = if low & 3 == 3 { fetch_half(hart, outside, pc.wrapping_add(2))? } else { 0 };
-    Ok(low | high << 16)
-}
-
-fn fetch_half(hart: &mut Hart, outside: &Outside<'_>, address: u64) -> Result<u32, Trap> {
-    let translation = hart.translate(outside, GuestVirtual(address), Access::Execute, 2)?;
-    let half = outside.memory().load::<u16>(translation.physical);
-    half.map(u32::from).map_err(|_| Trap::exception(Exception::InstructionAccessFault, address))
 }

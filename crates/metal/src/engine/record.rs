@@ -7,7 +7,6 @@ use rvisor_hart::{Access, Environment, Exit, Hart};
 use rvisor_isa::{Exception, Privilege, decode};
 use rvisor_waist::{GuestMemory, GuestVirtual};
 
-use super::instruction::fetch;
 use super::{Deprivileged, Outside};
 use crate::processor::{Missing, Processor};
 use crate::sequence::{Class, GAP, MOST, Step, class};
@@ -71,7 +70,7 @@ impl<P: Processor> Deprivileged<'_, P> {
 
     fn record_step(&mut self, hart: &mut Hart, outside: &Outside<'_>, start: u64) -> Recorded {
         let pc = hart.pc;
-        let Ok(bits) = fetch(hart, outside) else { return Recorded::Not };
+        let Ok(bits) = hart.fetch(outside, hart.pc) else { return Recorded::Not };
         let Some(instruction) = decode(bits) else { return Recorded::Not };
         let (Some(class), length) = (class(&instruction), u64::from(instruction.length)) else {
             return Recorded::Not;

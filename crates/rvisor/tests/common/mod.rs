@@ -103,6 +103,8 @@ pub struct Terminal {
     unread: String,
     /// All that it has written.
     transcript: String,
+    /// What it must never write.
+    refused: Option<&'static str>,
 }
 
 impl Terminal {
@@ -127,7 +129,13 @@ impl Terminal {
                 }
             }
         });
-        Self { child, keyboard, settings, line, screen, unread: String::new(), transcript: String::new() }
+        let (unread, transcript) = (String::new(), String::new());
+        Self { child, keyboard, settings, line, screen, unread, transcript, refused: None }
+    }
+
+    /// From now on nothing is waited for any more once the process has written `text`.
+    pub fn refuse(&mut self, text: &'static str) {
+        self.refused = Some(text);
     }
 
     /// Waits until the process has written `text`, and forgets what came up to its end.
@@ -141,6 +149,9 @@ impl Terminal {
     pub fn expect_all(&mut self, texts: &[&str], limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
+            if let Some(refused) = self.refused.filter(|text| self.transcript.contains(text)) {
+                panic!("{refused:?} came; this did:\n{}", self.transcript);
+            }
             let ends = texts.iter().map(|text| self.unread.find(text).map(|start| start + text.len()));
             if let Some(ends) = ends.collect::<Option<Vec<_>>>() {
                 self.unread.drain(..ends.into_iter().max().unwrap_or(0));

@@ -21,7 +21,8 @@ const TINY: (u64, u64) = (7 * MIB, MIB / 4);
 const BOOT: (u64, u64) = (8 * MIB, MIB);
 const DISK: u64 = 10 * MIB;
 
-fn description(directory: &Path) -> String {
+/// With `more` words on our own kernel's command line.
+fn description(directory: &Path, more: &str) -> String {
     let [kernel, initrd] = linux(include_str!("neighbour.sh"), directory);
     let loader = file_of_package("u-boot-qemu", "qemu-riscv64_smode/u-boot.bin", directory);
     let files = format!("kernel = '{}'\ninitrd = '{}'\nmemory = '96M'", kernel.display(), initrd.display());
@@ -41,12 +42,13 @@ fn description(directory: &Path) -> String {
             range(at)
         )
     };
-    let tiny = "memory = '16M'\nharts = 2\nappend = 'net=10.0.2.103 ping=10.0.2.101,10.0.2.102'";
+    let tiny =
+        format!("memory = '16M'\nharts = 2\nappend = 'net=10.0.2.103 ping=10.0.2.101,10.0.2.102 {more}'");
     [
         "[[network]]\nname = 'lan'\nuplink = true\n".into(),
         linux("one", 101, 102, "", ONE),
         linux("two", 102, 101, "harts = 2", TWO),
-        program("tiny", &guest("kernel"), tiny, TINY),
+        program("tiny", &guest("kernel"), &tiny, TINY),
         program("boot", &loader, "memory = '64M'\nstart = false", BOOT),
     ]
     .concat()
@@ -73,12 +75,15 @@ fn fnv(bytes: &[u8]) -> u64 {
 /// The whole scenario, with these options for the hardware.
 fn guests_share(hardware: &[&str]) {
     let directory = tempfile::tempdir().expect("a directory");
-    let bundle = bundle(directory.path(), &description(directory.path()));
+    // QEMU 10 loses stores to code that another hart is executing, without a monitor too (docs/src/metal.md).
+    let more = if hardware.contains(&"qemu") { "kernel=apart" } else { "" };
+    let bundle = bundle(directory.path(), &description(directory.path(), more));
     let path = directory.path().join("disk");
     let disk = File::create_new(&path).and_then(|file| file.set_len(DISK)).and_then(|()| File::open(&path));
     let disk = disk.expect("a disk");
     let options = ["--cpus", "2", "--memory", "640M", "--disk", path.to_str().expect("text")];
     let mut terminal = Terminal::start(&mut run(&bundle, &[&options, hardware].concat()));
+    terminal.refuse("FAILED");
     terminal.expect_all(
         &[
             "one: harts: 1",
@@ -109,7 +114,6 @@ fn guests_share(hardware: &[&str]) {
     terminal.expect("guest boot: powered off", LIMIT);
     let text = terminal.transcript().to_owned();
     assert!(terminal.end(LIMIT).success(), "{text}");
-    assert!(!text.contains("FAILED"), "{text}");
     disk_has_what_guests_say(&disk, &text);
 }
 

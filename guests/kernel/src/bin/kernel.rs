@@ -1,8 +1,9 @@
 //! A small operating system: paging, programs in U-mode, system calls, timers, several harts, a disk. It measures what its
 //! own system calls, page faults, context switches and interrupts cost, and powers off.
 //!
-//! Words on its command line: `spin` works until ten seconds after the hardware's start and does nothing else; `idle` sleeps that
-//! long, `sleep` for ever; `work` checks its disk again and again meanwhile, and says when something is wrong. With `net=10.0.2.9` and
+//! Words on its command line: `kernel=spin` works until ten seconds after the hardware's start and does nothing else;
+//! `kernel=idle` sleeps that long, `kernel=sleep` for ever; `kernel=work` checks its disk again and again meanwhile, and says
+//! when something is wrong; with `kernel=apart` no hart executes what another is just changing. With `net=10.0.2.9` and
 //! `ping=10.0.2.7,10.0.2.8` it is a host with that address, which pings those and answers their pings, until `end` is typed.
 #![no_std]
 #![no_main]
@@ -106,7 +107,7 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     costs(spaces);
     let harts = (1..MAX_HARTS).filter(|other| sbi::start_hart(*other, entry())).count();
     if harts != 0 {
-        execute_changes();
+        execute_changes(has_word(device_tree, "kernel=apart"));
         println!("kernel: a change of code is seen");
     }
     (1..=harts).for_each(ask);
@@ -136,8 +137,9 @@ fn changed(round: usize, sepc: usize, scause: usize) -> (u32, usize) {
     if round.is_multiple_of(2) { (READ_SEPC, sepc) } else { (READ_SEPC ^ 0x30_0000, scause) }
 }
 
-/// Executes the code while hart 1 changes it: once that hart says that it has, and behind a fence, it is what it says.
-fn execute_changes() {
+/// Executes the code while hart 1 changes it, or before and after if they are to be `apart`: once that hart says that it has, and
+/// behind a fence, it is what it says.
+fn execute_changes(apart: bool) {
     let call = |value: usize| {
         let answer: usize;
         // SAFETY: the function changes no other register, and nothing traps.
@@ -155,7 +157,11 @@ fn execute_changes() {
         }
         TURN.store(2 * round - 1, Ordering::SeqCst);
         while TURN.load(Ordering::SeqCst) != 2 * round {
-            call(0);
+            if apart {
+                core::hint::spin_loop();
+            } else {
+                call(0);
+            }
         }
         // SAFETY: fetches what was written.
         unsafe { asm!("fence.i") };
