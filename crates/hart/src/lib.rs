@@ -20,7 +20,7 @@ mod testing;
 mod tlb;
 mod trap;
 
-pub use csr::{CacheBlock, CsrOperation, Csrs};
+pub use csr::{CacheBlock, CsrOperation, Csrs, SSTATUS_WRITABLE};
 pub use debug::{DebugHit, DebugPoints, Walk, WalkStep, WatchKind, Watchpoint, walk_tables};
 pub use exit::{AccessKind, DeviceAccess, Environment, Exit, Target};
 pub use mmu::{Access, Translation, TranslationContext, TranslationMode};

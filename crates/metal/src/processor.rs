@@ -1,5 +1,6 @@
 //! What an engine needs of the physical hart it runs on. Tests have one without hardware.
 
+use rvisor_hart::SSTATUS_WRITABLE;
 use rvisor_isa::csr::{SSTATUS_MASK, mstatus, satp};
 
 use crate::copies::SLOTS;
@@ -154,10 +155,6 @@ impl Default for Privileged {
         }
     }
 }
-
-/// What a guest's kernel may write of `sstatus`.
-pub const SSTATUS_WRITABLE: u64 =
-    mstatus::SIE | mstatus::SPIE | mstatus::SPP | mstatus::VS | mstatus::FS | mstatus::SUM | mstatus::MXR;
 
 /// Registers of a guest, as the hardware runs them.
 pub struct Registers<'a> {

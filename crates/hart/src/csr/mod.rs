@@ -29,8 +29,8 @@ const MISA_VALUE: u64 = {
     value
 };
 
-/// What software may write in `sstatus`.
-const SSTATUS_WRITABLE: u64 =
+/// What software may write in `sstatus` (Privileged ISA, "Supervisor Status (sstatus) Register").
+pub const SSTATUS_WRITABLE: u64 =
     mstatus::SIE | mstatus::SPIE | mstatus::SPP | mstatus::VS | mstatus::FS | mstatus::SUM | mstatus::MXR;
 
 /// What software may write in `mstatus`; MPP takes legal values only.

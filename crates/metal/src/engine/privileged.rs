@@ -1,12 +1,12 @@
 //! The guest's privileged state on its way to the trampoline, which serves the commonest traps by itself, and back.
 
-use rvisor_hart::Hart;
+use rvisor_hart::{Hart, SSTATUS_WRITABLE};
 use rvisor_isa::Privilege;
 use rvisor_isa::csr::{mstatus, mtvec};
 
 use super::Outside;
 use crate::copies::SLOTS;
-use crate::processor::{Plain, Privileged, SSTATUS_WRITABLE, Shortcuts};
+use crate::processor::{Plain, Privileged, Shortcuts};
 use crate::sequence;
 
 /// Whether the trampoline's short ways hold: they know nothing of vectors.

@@ -6,7 +6,7 @@
 
 use std::mem::offset_of;
 
-use rvisor_hart::Csrs;
+use rvisor_hart::{Csrs, SSTATUS_WRITABLE};
 use rvisor_isa::csr::mstatus;
 
 use super::assembler::*;
@@ -266,14 +266,6 @@ impl Writer<'_> {
 
     /// What changes is done here where that has no consequences but another TLB and whether floating point may be used.
     fn status(&mut self) -> u64 {
-        /// What software may write in `sstatus`.
-        const WRITABLE: u64 = mstatus::SIE
-            | mstatus::SPIE
-            | mstatus::SPP
-            | mstatus::VS
-            | mstatus::FS
-            | mstatus::SUM
-            | mstatus::MXR;
         const BELOW: i32 = 8;
         const MSTATUS: Mem = Mem::new(RCX, offset_of!(Csrs, mstatus) as i32);
         let address = self.address();
@@ -284,7 +276,7 @@ impl Writer<'_> {
         self.asm.mov(Quad, RDX, MSTATUS);
         self.asm.mov_to_memory(Quad, SCRATCH.offset(BELOW), RDX);
         self.asm.alu(Alu::Xor, Quad, RAX, RDX);
-        self.asm.alu_imm(Alu::And, Double, RAX, WRITABLE as i32);
+        self.asm.alu_imm(Alu::And, Double, RAX, SSTATUS_WRITABLE as i32);
         changes(self.asm, mstatus::MXR | mstatus::VS);
         self.asm.jcc(Cond::NotEqual, out);
         // Flags that the host has raised make FS Dirty, as it is before.
