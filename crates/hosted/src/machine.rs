@@ -603,7 +603,7 @@ fn slots(
     }
     if !config.ports.is_empty() {
         let wakes = config.ports.iter().map(|port| port.wake.clone()).collect();
-        let terminal = Console::new(Stream::new().backend());
+        let terminal = Console::unwatched();
         let console = config
             .ports
             .drain(..)

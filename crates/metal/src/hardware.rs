@@ -175,7 +175,7 @@ impl Hardware {
         }
         if let Some(ports) = devices.console {
             let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
-                let terminal = Console::new(Box::new(nobody::Port { is_open: true }));
+                let terminal = Console::unwatched();
                 let console = ports.into_iter().fold(terminal, |console, port| {
                     console.with_port(&port.name, Box::new(nobody::Port { is_open: port.is_open }))
                 });

@@ -1,5 +1,7 @@
 //! The monitor's command line: words that a boot loader gives it as `bootargs`.
 
+use crate::shadow::StageMode;
+
 /// What it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -7,11 +9,13 @@ pub struct Options {
     pub sequences: bool,
     /// They are breakpoints, in copies of the guest's text: see [`crate::copies`]. Where nothing is said, the hardware decides.
     pub patching: Option<bool>,
+    /// How many levels guests' memory is translated in, where the hardware does that.
+    pub stage: StageMode,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sequences: true, patching: None }
+        Self { sequences: true, patching: None, stage: StageMode::Sv39x4 }
     }
 }
 
@@ -26,6 +30,8 @@ impl Options {
                 "patching=on" => options.patching = Some(true),
                 "patching=off" => options.patching = Some(false),
                 "patching=auto" => options.patching = None,
+                "stage=sv39x4" => options.stage = StageMode::Sv39x4,
+                "stage=sv48x4" => options.stage = StageMode::Sv48x4,
                 _ => unknown(word),
             }
         }
@@ -40,9 +46,11 @@ mod tests {
     #[test]
     fn words_are_taken_and_unknown_ones_told() {
         let mut unknown = alloc::vec::Vec::new();
-        assert_eq!(Options::read("", |_| panic!()), Options { sequences: true, patching: None });
-        let options = Options::read("quiet sequences=off patching=on", |word| unknown.push(word));
-        assert_eq!(options, Options { sequences: false, patching: Some(true) });
+        assert_eq!(Options::read("", |_| panic!()), Options::default());
+        let options =
+            Options::read("quiet sequences=off patching=on stage=sv48x4", |word| unknown.push(word));
+        let stage = StageMode::Sv48x4;
+        assert_eq!(options, Options { sequences: false, patching: Some(true), stage });
         assert_eq!(Options::read("patching=on patching=off", |_| panic!()).patching, Some(false));
         assert_eq!(unknown, ["quiet"]);
     }

@@ -26,7 +26,7 @@ use crate::home::{self, HartState, Home};
 use crate::platform::PlatformError;
 use crate::pte::Pte;
 use crate::queue::{Queue, Share};
-use crate::shadow::{LEAST_TABLES, Pool, Shadow, Stage, Table};
+use crate::shadow::{LEAST_TABLES, Pool, Shadow, Stage, StageMode, Table};
 use crate::stuck::Watch;
 use crate::terminal::{Output, Terminal};
 
@@ -39,6 +39,9 @@ pub enum SetupError {
     /// No initrd.
     #[error("no bundle: give one to the boot loader as the initrd")]
     NoBundle,
+    /// Levels that the hardware doesn't have.
+    #[error("the hardware has no {0:?}; leave stage= out of the command line")]
+    NoStage(StageMode),
     /// The initrd isn't a bundle.
     #[error("the initrd: {0}")]
     Bundle(#[from] BundleError),
@@ -119,6 +122,8 @@ pub struct Resources<'a> {
     pub found: Found,
     /// Largest mode of translation of the hardware, where guests use it themselves: with the H extension.
     pub hypervisor: Option<TranslationMode>,
+    /// How many levels guests' memory is translated in there.
+    pub stage: StageMode,
     /// Whether the hardware has an extension.
     pub isa: &'a dyn Fn(&str) -> bool,
     /// Bytes of the heap that are left.
@@ -207,7 +212,7 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
         for hart in 0..guest.tasks.len() {
             let tables = if resources.hypervisor.is_some() {
                 let ram = RAM_BASE..RAM_BASE.offset(guest.bundled.memory);
-                Tables::Stage(Stage::new(&ram, resources.locate))
+                Tables::Stage(Stage::new(&ram, resources.stage, resources.locate))
             } else {
                 let pool = Pool::new(tables(guest.bundled.memory), resources.locate);
                 Tables::Shadow(Shadow::new(pool, resources.window, tasks.len() as u16))

@@ -313,6 +313,8 @@ fn disk_of_a_stopped_machine_is_there_when_it_starts_again() {
     let script = "until systemctl is-system-running --wait >/dev/null 2>&1; do sleep 0.2; done";
     machine.exec(&["sh", "-c", script]).assert(0, "");
     machine.exec(&["hostname"]).assert(0, &format!("{}\n", machine.0));
+    // Nobody looks at the console beside the serial line; the kernel waits for each line that it prints there.
+    machine.exec(&["sh", "-c", "head -c 2M /dev/zero >/dev/hvc0; echo printed"]).assert(0, "printed\n");
     machine.tell(&["stop", "-t", "300"]);
     assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 0.into()));
     assert!(machine.field("disk").as_u64() > Some(0));

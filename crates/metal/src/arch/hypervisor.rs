@@ -7,6 +7,7 @@ use rvisor_isa::csr::satp;
 use super::assembly as asm;
 use super::processor::PhysicalHart;
 use crate::processor::Asid;
+use crate::shadow::StageMode;
 use crate::virtualization::{StageEntry, VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap};
 
 const SPP: u64 = 1 << 8;
@@ -52,6 +53,16 @@ pub fn set_up() -> (u32, bool) {
     unsafe { asm::write_hgatp(0) };
     asm::fence_all_virtual();
     (bits, asm::read_henvcfg() >> 63 != 0)
+}
+
+/// Whether the hardware can translate guests' memory in so many levels.
+pub fn has_stage(mode: StageMode) -> bool {
+    // SAFETY: no guest runs; a mode that doesn't exist isn't taken.
+    unsafe { asm::write_hgatp(mode.bits()) };
+    let has = asm::read_hgatp() >> satp::MODE_SHIFT == mode.bits() >> satp::MODE_SHIFT;
+    // SAFETY: as above.
+    unsafe { asm::write_hgatp(0) };
+    has
 }
 
 /// The largest mode of translation that guests can use.

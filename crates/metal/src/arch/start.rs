@@ -133,7 +133,11 @@ fn start(
     let bundle = bundle::read(unsafe { bytes(&bundle) })?;
     // SAFETY: what is left of the free memory; the direct map has it.
     let frames = unsafe { Frames::new(&mut platform.memory, DIRECT_MAP) };
+    if features.hypervisor && !hypervisor::has_stage(options.stage) {
+        return Err(setup::SetupError::NoStage(options.stage));
+    }
     let resources = setup::Resources {
+        stage: options.stage,
         harts: ids.len(),
         frames,
         found: find_devices(&platform, &ids),

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use rvisor_waist::{ConsoleBackend, NetBackend};
 
-/// A port of the console. It takes nothing: what the guest sends waits for its host, however long that takes.
+/// A port of the console, beside its terminal. It takes nothing: what the guest sends waits for its host, however long that takes.
 pub struct Port {
     /// Whether the guest was told that somebody is there.
     pub is_open: bool,

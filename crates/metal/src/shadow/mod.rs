@@ -30,7 +30,7 @@ pub use pool::{Pool, Table};
 use space::{Exhausted, Space};
 pub use space::{Key, Page, View};
 use split::Split;
-pub use stage::Stage;
+pub use stage::{Stage, StageMode};
 
 use crate::copies::{Copies, Original, SLOTS};
 use crate::processor::{Asid, Entry, Processor};

@@ -20,6 +20,10 @@ impl Table {
         Self([const { AtomicU64::new(0) }; ENTRIES])
     }
 
+    pub(super) fn get(&self, index: usize) -> Pte {
+        Pte(self.0[index % ENTRIES].load(Ordering::Relaxed))
+    }
+
     pub(super) fn set(&self, index: usize, pte: Pte) {
         self.0[index % ENTRIES].store(pte.0, Ordering::Release);
     }
@@ -74,7 +78,7 @@ impl Pool {
 
     /// An entry of a table.
     pub fn get(&self, id: TableId, index: usize) -> Pte {
-        Pte(self.tables[id.0 as usize].0[index % ENTRIES].load(Ordering::Relaxed))
+        self.tables[id.0 as usize].get(index)
     }
 
     /// The valid entries of a table, with their places.

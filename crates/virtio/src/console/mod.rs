@@ -64,6 +64,20 @@ pub const fn receive_queue(port: usize) -> usize {
     if port == 0 { 0 } else { 2 * port + 2 }
 }
 
+/// A terminal that nobody looks at. What the guest prints is lost: drivers wait for their console with the processor in their
+/// hands, and would for ever if it were full.
+struct Unwatched;
+
+impl ConsoleBackend for Unwatched {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn read(&mut self, _buffer: &mut [u8]) -> usize {
+        0
+    }
+}
+
 /// Console front end.
 pub struct Console {
     ports: Vec<Port>,
@@ -81,6 +95,12 @@ impl Console {
         let size = back_end.size().unwrap_or_default();
         let ports = vec![Port::new(String::new(), true, back_end)];
         Self { ports, control: Control::default(), features: 0, size }
+    }
+
+    /// A device whose port 0 is a console that nobody looks at.
+    #[must_use]
+    pub fn unwatched() -> Self {
+        Self::new(Box::new(Unwatched))
     }
 
     /// Adds a port that guests find by `name`, a stream of bytes and no terminal.

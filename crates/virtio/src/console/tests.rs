@@ -259,3 +259,12 @@ fn acknowledging_does_not_hide_what_is_used_meanwhile() {
     assert!(guest.driver.used(1).is_some());
     assert!(guest.driver.line.level());
 }
+
+#[test]
+fn what_is_printed_where_nobody_looks_is_taken_all_the_same() {
+    let mut driver = Driver::started(Console::unwatched(), 0);
+    for _ in 0..4 {
+        driver.submit(1, &[Readable(&[b'x'; 1 << 16])]);
+        assert!(driver.used(1).is_some());
+    }
+}

@@ -5,6 +5,7 @@ use rvisor_waist::GuestMemory;
 
 use super::*;
 use crate::arch::partition::tests::BASE;
+use crate::shadow::StageMode;
 use crate::testing::{FakeHart, vm};
 
 const RAM: usize = 4 << 20;
@@ -26,7 +27,9 @@ impl Test {
         vm.harts()[0].clear_attention();
         hart.hart.pc = BASE.0;
         hart.hart.csr.stvec = HANDLER;
-        let stage = Stage::new(&vm.memory().range(), |_| crate::address::MachineAddress(0x9000_1000));
+        let stage = Stage::new(&vm.memory().range(), StageMode::Sv39x4, |_| {
+            crate::address::MachineAddress(0x9000_1000)
+        });
         Self { vm, hart, stage, processor: FakeHart::default() }
     }
 
