@@ -119,6 +119,7 @@ fn guest_computes_and_traps_as_it_does_alone() {
         &monitor("sequences=off"),
         &monitor("patching=on"),
         &["--extensions", "h"],
+        &["--extensions", "h", "--append", "stage=sv48x4"],
     ]);
 }
 
@@ -129,6 +130,7 @@ fn guest_on_qemu_computes_and_traps_as_it_does_alone() {
         &["--machine", "qemu"],
         &["--machine", "qemu", "--append", "patching=off"],
         &["--machine", "qemu", "--extensions", "h"],
+        &["--machine", "qemu", "--extensions", "h", "--append", "stage=sv48x4"],
     ]);
 }
 
