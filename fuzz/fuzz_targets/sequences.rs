@@ -44,6 +44,8 @@ fuzz_target!(|input: (u64, bool, Option<u8>, Vec<(u32, bool)>)| {
             let guest = &step.instruction;
             (step.pc, guest.op, guest.imm) == (place.pc, found.op, found.imm)
         });
-        assert!(own, "{found:?}");
+        // Of a copy only that something is mapped is looked at: by a load whose value nobody uses.
+        let probes = guard.is_some() && is_call && place.pc == steps[0].pc && found.op == Op::Lhu;
+        assert!(own || probes, "{found:?}");
     }
 });

@@ -233,11 +233,10 @@ impl<S: Storage> SaveArea<S> {
 
     fn kept(&self) -> Result<[Extent; 2], SaveError> {
         let [state, memory] = self.latest.and_then(|header| header.kept).ok_or(SaveError::Nothing)?;
-        let end = memory_start(&state).checked_add(memory.length).filter(|end| *end <= self.size);
-        if state.length > MOST_STATE || end.is_none() {
-            return Err(SaveError::Damaged);
-        }
-        Ok([state, memory])
+        // First the one, whose end has room in a number then.
+        let is_whole = state.length <= MOST_STATE
+            && memory_start(&state).checked_add(memory.length).is_some_and(|end| end <= self.size);
+        if is_whole { Ok([state, memory]) } else { Err(SaveError::Damaged) }
     }
 
     /// The state that is kept.

@@ -155,3 +155,15 @@ fn worst_memory_fits_into_the_size_that_is_asked_for() {
     })
     .unwrap();
 }
+
+#[test]
+fn lengths_without_an_end_are_damage() {
+    for (state, memory) in [(u64::MAX, 0), (0, u64::MAX), (MOST_STATE, u64::MAX - MOST_STATE)] {
+        let mut disk = Disk::new(SIZE as usize);
+        let extent = |length| Extent { length, sum: 0 };
+        let header = Header { sequence: 1, origin: 0, kept: Some([extent(state), extent(memory)]) };
+        disk.bytes[..SECTOR].copy_from_slice(&header.encode());
+        let mut area = SaveArea::open(&mut disk, SIZE).unwrap();
+        assert_eq!(area.state().err(), Some(SaveError::Damaged));
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::initrd::linux;
 use crate::common::Terminal;
-use crate::{LIMIT, bundle, run, table};
+use crate::{LIMIT, bundle, run, table, words_for};
 
 const MIB: usize = 1 << 20;
 
@@ -18,7 +18,8 @@ fn seconds() -> u64 {
     seconds.map_or(5, |seconds| seconds.parse().expect("RVISOR_HOSTILE_SECONDS is a number"))
 }
 
-fn description(directory: &Path) -> String {
+/// With `more` words on our own kernel's command line.
+fn description(directory: &Path, more: &str) -> String {
     let [kernel, initrd] = linux(include_str!("worker.sh"), directory);
     let worker = format!(
         "[[guest]]\nname = 'worker'\nkernel = '{}'\ninitrd = '{}'\nmemory = '128M'\nnetwork = 'lan'\n\
@@ -31,19 +32,20 @@ fn description(directory: &Path) -> String {
          disk = {{ start = '6M', size = '1M' }}",
         seconds()
     );
-    let tiny = "start = false\nharts = 2\ndisk = { start = '8M', size = '256K' }";
+    let tiny =
+        format!("start = false\nharts = 2\nappend = '{more}'\ndisk = {{ start = '8M', size = '256K' }}");
     [
         "[[network]]\nname = 'lan'\n".into(),
         worker,
         table("bad", "intruder", &bad),
-        table("tiny", "kernel", tiny),
+        table("tiny", "kernel", &tiny),
     ]
     .concat()
 }
 
 fn guests_see_nothing_of_an_intruder(hardware: &[&str]) {
     let directory = tempfile::tempdir().expect("a directory");
-    let bundle = bundle(directory.path(), &description(directory.path()));
+    let bundle = bundle(directory.path(), &description(directory.path(), words_for(hardware)));
     let disk = directory.path().join("disk");
     File::create_new(&disk).and_then(|file| file.set_len(10 * MIB as u64)).expect("a disk");
     let options = ["--cpus", "2", "--memory", "384M", "--disk", disk.to_str().expect("text")];

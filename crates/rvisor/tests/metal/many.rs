@@ -11,7 +11,7 @@ use super::initrd::linux;
 use crate::common::Terminal;
 use crate::common::guests::guest;
 use crate::common::package::file_of_package;
-use crate::{LIMIT, bundle, run};
+use crate::{LIMIT, bundle, run, words_for};
 
 const MIB: u64 = 1 << 20;
 /// Ranges of the disk: where each begins, and its bytes.
@@ -75,9 +75,7 @@ fn fnv(bytes: &[u8]) -> u64 {
 /// The whole scenario, with these options for the hardware.
 fn guests_share(hardware: &[&str]) {
     let directory = tempfile::tempdir().expect("a directory");
-    // QEMU 10 loses stores to code that another hart is executing, without a monitor too (docs/src/metal.md).
-    let more = if hardware.contains(&"qemu") { "kernel=apart" } else { "" };
-    let bundle = bundle(directory.path(), &description(directory.path(), more));
+    let bundle = bundle(directory.path(), &description(directory.path(), words_for(hardware)));
     let path = directory.path().join("disk");
     let disk = File::create_new(&path).and_then(|file| file.set_len(DISK)).and_then(|()| File::open(&path));
     let disk = disk.expect("a disk");
