@@ -74,6 +74,32 @@ pub fn decode(bits: u32) -> Option<Instruction> {
     (!is_reserved).then_some(instruction)
 }
 
+/// Reads the instruction at `address`; a compressed one is zero-extended. An aligned word is read at once, as Ziccif has
+/// it: who runs into code that another hart patches sees what was there or what is. `part` reads so much at
+/// an address.
+///
+/// # Errors
+/// What `part` says.
+#[inline(always)]
+pub fn read<E>(address: u64, mut part: impl FnMut(u64, Part) -> Result<u32, E>) -> Result<u32, E> {
+    let is_aligned = address.is_multiple_of(4);
+    let first = part(address, if is_aligned { Part::Word } else { Part::Half })?;
+    Ok(match (first & 3 == 3, is_aligned) {
+        (true, true) => first,
+        (true, false) => first | part(address.wrapping_add(2), Part::Half)? << 16,
+        (false, _) => first & 0xffff,
+    })
+}
+
+/// What [`read`] asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Two bytes, zero-extended.
+    Half,
+    /// Four bytes, at an address that is a multiple of four.
+    Word,
+}
+
 /// Encodes an instruction in 32 bits, whatever its `length`. `None` where a field doesn't fit or isn't the
 /// operation's, or where the encoding means another [`Op`](crate::Op) (an `ori` that is a `prefetch.r`).
 #[must_use]
@@ -85,4 +111,42 @@ pub fn encode(instruction: &Instruction) -> Option<u32> {
         .flat_map(|operand| operand.fields())
         .fold(row.fixed, |bits, field| bits | field.insert(instruction));
     (decode(bits) == Some(Instruction { length: 4, ..*instruction })).then_some(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    /// What [`read`] makes of an instruction at an address, and what it asks for.
+    fn read_at(address: u64, bits: u32) -> (Result<u32, ()>, Vec<(u64, Part)>) {
+        let mut asked = vec![];
+        let result = read(address, |at, part| {
+            asked.push((at, part));
+            let behind = bits >> ((at - address) * 8);
+            Ok(if part == Part::Word { behind } else { behind & 0xffff })
+        });
+        (result, asked)
+    }
+
+    #[test]
+    fn an_aligned_instruction_is_read_at_once() {
+        assert_eq!(read_at(0x1000, 0x1234_5673), (Ok(0x1234_5673), vec![(0x1000, Part::Word)]));
+        assert_eq!(read_at(0x1000, 0x1234_5671), (Ok(0x5671), vec![(0x1000, Part::Word)]));
+    }
+
+    #[test]
+    fn others_are_read_by_halves_as_far_as_they_go() {
+        let halves = vec![(0x1002, Part::Half), (0x1004, Part::Half)];
+        assert_eq!(read_at(0x1002, 0x1234_5673), (Ok(0x1234_5673), halves));
+        assert_eq!(read_at(0x1002, 0x1234_5671), (Ok(0x5671), vec![(0x1002, Part::Half)]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        let second = |at, _| if at == 0x1002 { Ok(3) } else { Err(at) };
+        assert_eq!(read(0x1002, second), Err(0x1004));
+    }
 }

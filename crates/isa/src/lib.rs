@@ -2,8 +2,8 @@
 //! causes.
 //!
 //! Key types: [`Instruction`] (an operation and its operands), [`Op`] (one variant for each mnemonic),
-//! [`Extension`], [`Privilege`], [`Exception`] and [`Interrupt`]; the functions [`decode`], [`encode`] and
-//! [`disassemble`]; the modules [`compressed`] and [`csr`].
+//! [`Extension`], [`Privilege`], [`Exception`] and [`Interrupt`]; the functions [`read`] (which asks for a [`Part`] at
+//! a time), [`decode`], [`encode`] and [`disassemble`]; the modules [`compressed`] and [`csr`].
 //!
 //! This crate is not for what instructions do: that is the hart's.
 //!
@@ -25,7 +25,7 @@ mod operand;
 mod table;
 
 pub use cause::{Exception, Interrupt, Privilege};
-pub use decode::{decode, encode};
+pub use decode::{Part, decode, encode, read};
 pub use disassemble::{Disassembly, disassemble};
 pub use extension::Extension;
 pub use table::Op;

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use rvisor_isa::{Instruction, decode};
 use rvisor_waist::{GuestMemory, GuestPhysical, OutOfRange, PAGE_SIZE};
 
+use super::fetch::load_part;
 use super::op::{Code, HALFWORDS, Prepared};
 
 /// Pages kept, some 10 KiB each; when there are more, the oldest is dropped.
@@ -139,26 +140,16 @@ impl CodePage {
         operation
     }
 
-    /// The instruction at `halfword`, or of one that crosses into the next page its first half. An aligned word is read
-    /// at once, as in [`Hart::fetch`](crate::Hart::fetch).
+    /// The instruction at `halfword`, or of one that crosses into the next page its first half.
     fn fetch<M: GuestMemory>(&mut self, memory: &M, halfword: usize) -> Result<u32, OutOfRange> {
-        let address = self.physical.offset(halfword as u64 * 2);
-        let low = if halfword.is_multiple_of(2) {
-            memory.load(address)?
-        } else {
-            memory.load::<u16>(address)?.into()
-        };
-        if low & 3 != 3 || halfword + 1 == HALFWORDS {
-            self.note_source(halfword, low as u16);
-            return Ok(low & 0xffff);
-        }
-        let bits = if halfword.is_multiple_of(2) {
-            low
-        } else {
-            low | u32::from(memory.load::<u16>(address.offset(2))?) << 16
-        };
+        let page = self.physical.0;
+        let bits = rvisor_isa::read(page + halfword as u64 * 2, |address, part| {
+            if address - page == PAGE_SIZE { Ok(0) } else { load_part(memory, GuestPhysical(address), part) }
+        })?;
         self.note_source(halfword, bits as u16);
-        self.note_source(halfword + 1, (bits >> 16) as u16);
+        if bits & 3 == 3 && halfword + 1 < HALFWORDS {
+            self.note_source(halfword + 1, (bits >> 16) as u16);
+        }
         Ok(bits)
     }
 

@@ -1,6 +1,7 @@
 //! From the program counter to prepared code.
 
-use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, PAGE_SIZE, Word};
+use rvisor_isa::Part;
+use rvisor_waist::{GuestMemory, GuestPhysical, GuestVirtual, OutOfRange, PAGE_SIZE};
 
 use super::Interpreter;
 use super::code::PageIndex;
@@ -86,26 +87,23 @@ impl Interpreter {
 }
 
 impl Hart {
-    /// The instruction at `pc` as it is in memory now; a compressed one is zero-extended. An aligned word is read at
-    /// once, as Ziccif has it: a hart that runs into code which another hart patches sees what was there or what is.
+    /// The instruction at `pc` as it is in memory now, read as [`rvisor_isa::read`] has it.
     pub fn fetch<E: Environment>(&mut self, env: &E, pc: u64) -> Result<u32, Trap> {
-        let word = if pc.is_multiple_of(4) {
-            fetch_part::<u32, E>(self, env, pc)?
-        } else {
-            fetch_part::<u16, E>(self, env, pc)?.into()
-        };
-        Ok(match (word & 3 == 3, pc.is_multiple_of(4)) {
-            (true, true) => word,
-            (true, false) => word | u32::from(fetch_part::<u16, E>(self, env, pc.wrapping_add(2))?) << 16,
-            (false, _) => word & 0xffff,
+        rvisor_isa::read(pc, |address, part| {
+            let physical = match self.tlb.fetch(address) {
+                Some((physical, _)) => physical,
+                None => self.translate(env, GuestVirtual(address), Access::Execute, 2)?.physical,
+            };
+            load_part(env.memory(), physical, part)
+                .map_err(|_| Trap::exception(Access::Execute.access_fault(), address))
         })
     }
 }
 
-fn fetch_part<T: Word, E: Environment>(hart: &mut Hart, env: &E, address: u64) -> Result<T, Trap> {
-    let physical: GuestPhysical = match hart.tlb.fetch(address) {
-        Some((physical, _)) => physical,
-        None => hart.translate(env, GuestVirtual(address), Access::Execute, 2)?.physical,
-    };
-    env.memory().load(physical).map_err(|_| Trap::exception(Access::Execute.access_fault(), address))
+/// Part of an instruction in memory.
+pub fn load_part<M: GuestMemory>(memory: &M, address: GuestPhysical, part: Part) -> Result<u32, OutOfRange> {
+    match part {
+        Part::Half => memory.load::<u16>(address).map(u32::from),
+        Part::Word => memory.load(address),
+    }
 }

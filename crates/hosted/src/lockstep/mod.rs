@@ -323,18 +323,10 @@ fn is_written(hart: &mut Hart, world: &World<'_>, memory: &HostMemory, pc: u64) 
 
 /// The instruction at a virtual address, in words.
 fn instruction_at(hart: &mut Hart, world: &World<'_>, pc: u64) -> String {
-    let mut half = |address| {
-        let translation = hart.translate(world, GuestVirtual(address), Access::Execute, 2).ok()?;
-        world.memory.load::<u16>(translation.physical).ok()
-    };
-    let bits = half(pc).and_then(|low| {
-        let high = if low & 3 == 3 { half(pc.wrapping_add(2))? } else { 0 };
-        Some(u32::from(low) | u32::from(high) << 16)
-    });
-    match bits.map(|bits| (bits, decode(bits))) {
-        Some((_, Some(instruction))) => disassemble(&instruction, pc).to_string(),
-        Some((bits, None)) => format!("{bits:#x}"),
-        None => "what can't be fetched".into(),
+    match hart.fetch(world, pc).map(|bits| (bits, decode(bits))) {
+        Ok((_, Some(instruction))) => disassemble(&instruction, pc).to_string(),
+        Ok((bits, None)) => format!("{bits:#x}"),
+        Err(_) => "what can't be fetched".into(),
     }
 }
 

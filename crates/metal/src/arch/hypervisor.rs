@@ -2,6 +2,7 @@
 //! Support).
 
 use rvisor_hart::TranslationMode;
+use rvisor_isa::Part;
 use rvisor_isa::csr::satp;
 
 use super::assembly as asm;
@@ -57,27 +58,26 @@ pub fn set_up() -> (u32, bool) {
 
 /// Whether the hardware can translate guests' memory in so many levels.
 pub fn has_stage(mode: StageMode) -> bool {
-    // SAFETY: no guest runs; a mode that doesn't exist isn't taken.
-    unsafe { asm::write_hgatp(mode.bits()) };
-    let has = asm::read_hgatp() >> satp::MODE_SHIFT == mode.bits() >> satp::MODE_SHIFT;
-    // SAFETY: as above.
-    unsafe { asm::write_hgatp(0) };
-    has
+    // SAFETY: no guest runs.
+    takes(mode.bits(), |value| unsafe { asm::write_hgatp(value) }, asm::read_hgatp)
 }
 
 /// The largest mode of translation that guests can use.
 pub fn largest_mode() -> TranslationMode {
-    let has = |mode: u64| {
-        // SAFETY: no guest runs; a mode that doesn't exist isn't taken.
-        unsafe { asm::write_vsatp(mode << satp::MODE_SHIFT) };
-        asm::read_vsatp() >> satp::MODE_SHIFT == mode
-    };
+    // SAFETY: no guest runs.
+    let has =
+        |mode| takes(mode << satp::MODE_SHIFT, |value| unsafe { asm::write_vsatp(value) }, asm::read_vsatp);
     let modes = [(satp::SV57, TranslationMode::Sv57), (satp::SV48, TranslationMode::Sv48)];
-    let found =
-        modes.into_iter().find(|(mode, _)| has(*mode)).map_or(TranslationMode::Sv39, |(_, mode)| mode);
-    // SAFETY: as above.
-    unsafe { asm::write_vsatp(0) };
-    found
+    modes.into_iter().find(|(mode, _)| has(*mode)).map_or(TranslationMode::Sv39, |(_, mode)| mode)
+}
+
+/// Whether a register takes a mode of translation: it keeps what it has where it doesn't know one. It translates
+/// nothing afterwards.
+fn takes(mode: u64, write: impl Fn(u64), read: impl Fn() -> u64) -> bool {
+    write(mode);
+    let taken = read() == mode;
+    write(0);
+    taken
 }
 
 impl VirtualProcessor for PhysicalHart {
@@ -176,8 +176,13 @@ impl VirtualProcessor for PhysicalHart {
     }
 
     fn fetch(&mut self, pc: u64) -> Option<u32> {
-        let low = u32::from(asm::fetch_virtual(pc)?);
-        let high = if low & 3 == 3 { u32::from(asm::fetch_virtual(pc.wrapping_add(2))?) } else { 0 };
-        Some(low | high << 16)
+        rvisor_isa::read(pc, |address, part| {
+            let bits = match part {
+                Part::Half => asm::fetch_half(address).map(u32::from),
+                Part::Word => asm::fetch_word(address),
+            };
+            bits.ok_or(())
+        })
+        .ok()
     }
 }

@@ -121,6 +121,9 @@ fn start(
     let options = Options::read(platform.command_line(), |word| {
         say(format_args!("the command line's {word:?} says nothing to the monitor; leave it out"));
     });
+    if features.hypervisor && !hypervisor::has_stage(options.stage) {
+        return Err(setup::SetupError::NoStage(options.stage));
+    }
     features.sequences = features.shortcuts && options.sequences;
     // Where it isn't said, copies are worth their while if illegal instructions go by way of the firmware. Without sequences, each
     // breakpoint would lead to the monitor.
@@ -133,9 +136,6 @@ fn start(
     let bundle = bundle::read(unsafe { bytes(&bundle) })?;
     // SAFETY: what is left of the free memory; the direct map has it.
     let frames = unsafe { Frames::new(&mut platform.memory, DIRECT_MAP) };
-    if features.hypervisor && !hypervisor::has_stage(options.stage) {
-        return Err(setup::SetupError::NoStage(options.stage));
-    }
     let resources = setup::Resources {
         stage: options.stage,
         harts: ids.len(),

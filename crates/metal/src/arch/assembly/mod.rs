@@ -304,29 +304,39 @@ pub fn fence_virtual(address: Option<u64>, asid: Option<u64>) {
     }
 }
 
-/// Fetches two bytes of the guest's code, as a guest in the mode that `hstatus.SPVP` says; `None` where that faults.
-pub fn fetch_virtual(address: u64) -> Option<u16> {
-    let (value, trapped): (u64, u64);
-    // SAFETY: a trap leads behind the instruction, with a flag set; `stvec` is as before afterwards, and `hstatus` is
-    // written before it is used. Interrupts are off.
-    unsafe {
-        asm!(
-            ".option push", ".option norvc", ".option arch, +h",
-            "lla {vector}, 2f",
-            "csrrw {vector}, stvec, {vector}",
-            "li {trapped}, 0",
-            "li {value}, 0",
-            "hlvx.hu {value}, ({address})",
-            "j 3f",
-            ".balign 4",
-            "2: li {trapped}, 1",
-            "3: csrw stvec, {vector}",
-            ".option pop",
-            vector = out(reg) _, trapped = out(reg) trapped, value = out(reg) value, address = in(reg) address,
-            options(nostack),
-        );
-    }
-    (trapped == 0).then_some(value as u16)
+macro_rules! fetches {
+    ($($fetch:ident: $type:ty, $size:literal, $instruction:literal;)*) => {$(
+        #[doc = concat!("Fetches ", $size, " bytes of the guest's code, as a guest in the mode that `hstatus.SPVP` says; `None`")]
+        /// where that faults.
+        pub fn $fetch(address: u64) -> Option<$type> {
+            let (value, trapped): (u64, u64);
+            // SAFETY: a trap leads behind the instruction, with a flag set; `stvec` is as before afterwards, and
+            // `hstatus` is written before it is used. Interrupts are off.
+            unsafe {
+                asm!(
+                    ".option push", ".option norvc", ".option arch, +h",
+                    "lla {vector}, 2f",
+                    "csrrw {vector}, stvec, {vector}",
+                    "li {trapped}, 0",
+                    "li {value}, 0",
+                    concat!($instruction, " {value}, ({address})"),
+                    "j 3f",
+                    ".balign 4",
+                    "2: li {trapped}, 1",
+                    "3: csrw stvec, {vector}",
+                    ".option pop",
+                    vector = out(reg) _, trapped = out(reg) trapped, value = out(reg) value,
+                    address = in(reg) address, options(nostack),
+                );
+            }
+            (trapped == 0).then_some(value as $type)
+        }
+    )*};
+}
+
+fetches! {
+    fetch_half: u16, "two", "hlvx.hu";
+    fetch_word: u32, "four", "hlvx.wu";
 }
 
 macro_rules! costs {
