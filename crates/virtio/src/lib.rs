@@ -19,6 +19,8 @@ mod front_end;
 pub mod net;
 pub mod p9;
 pub mod queue;
+#[cfg(test)]
+mod rings;
 pub mod rng;
 pub mod saved;
 mod segments;

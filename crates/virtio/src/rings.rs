@@ -1,11 +1,15 @@
 //! Both ring formats with a driver that follows the rules, for longer than the indices are wide.
 
-use rvisor_virtio::blk::{Blk, F_FLUSH, request, status};
-use rvisor_virtio::features::{EVENT_IDX, INDIRECT_DESC, RING_PACKED};
-use rvisor_virtio::rng::Rng;
-use rvisor_virtio::testing::{Buffer, Driver, TestDisk, TestEntropy};
-use rvisor_virtio::transport::{interrupt, register};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use rvisor_waist::Device;
+
+use crate::blk::{Blk, F_FLUSH, request, status};
+use crate::features::{EVENT_IDX, INDIRECT_DESC, RING_PACKED};
+use crate::rng::Rng;
+use crate::testing::{Buffer, Driver, TestDisk, TestEntropy};
+use crate::transport::{interrupt, register};
 
 fn combinations() -> impl Iterator<Item = u64> {
     (0..8).map(|bits| {
