@@ -30,14 +30,14 @@ pub fn rvisor_program() -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-/// Rvisor, with a throwaway disk in `directory`.
+/// Rvisor, with a throwaway disk in `directory`, which is its own among machines with so many harts.
 pub fn rvisor(image: &Image, directory: &Path, shape: &Shape<'_>) -> anyhow::Result<Command> {
     let mut command = Command::new(rvisor_program()?);
     command.args(["boot", "--memory", RAM, "--cpus", &shape.cpus.to_string()]);
     command.args(["--net", if shape.network { "user" } else { "none" }]);
     command.arg("--kernel").arg(&image.kernel).arg("--initrd").arg(initrd(image)?);
     command.args(["--append", &image.manifest.append]);
-    command.arg("--disk").arg(overlay(image, directory, "rvisor.qcow2")?);
+    command.arg("--disk").arg(overlay(image, directory, &format!("rvisor-{}.qcow2", shape.cpus))?);
     if let Some(path) = shape.second_disk {
         command.arg("--disk").arg(format!("{},ro,format=raw", path.display()));
     }
@@ -46,7 +46,7 @@ pub fn rvisor(image: &Image, directory: &Path, shape: &Shape<'_>) -> anyhow::Res
 
 /// QEMU with the processor model `cpu`, with a throwaway disk in `directory`.
 pub fn qemu(image: &Image, directory: &Path, shape: &Shape<'_>, cpu: &str) -> anyhow::Result<Command> {
-    let disk = overlay(image, directory, "qemu.qcow2")?;
+    let disk = overlay(image, directory, &format!("qemu-{}.qcow2", shape.cpus))?;
     let mut command = Command::new(QEMU);
     command.args(["-nographic", "-accel", "tcg,thread=multi", "-cpu", cpu]);
     command.args(["-smp", &shape.cpus.to_string()]);

@@ -14,6 +14,18 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// How many times the one is the other: the middle of the quotients of those measured one after the other, so that what
+/// disturbs both for a while counts for nothing; of the medians, where they weren't measured so.
+pub fn quotient(numerators: &[f64], denominators: &[f64]) -> Option<f64> {
+    if numerators.len() == denominators.len() {
+        let quotients =
+            numerators.iter().zip(denominators).map(|(numerator, denominator)| numerator / denominator);
+        median(&quotients.collect::<Vec<_>>())
+    } else {
+        Some(median(numerators)? / median(denominators)?)
+    }
+}
+
 /// The distance from the smallest to the largest, as a part of the median.
 pub fn spread(values: &[f64]) -> Option<f64> {
     let smallest = values.iter().copied().min_by(f64::total_cmp)?;
@@ -30,6 +42,14 @@ pub fn geometric_mean(values: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotient_is_of_what_was_measured_together() {
+        assert_eq!(quotient(&[2.0, 30.0, 4.0], &[1.0, 10.0, 1.0]), Some(3.0));
+        assert_eq!(quotient(&[2.0, 30.0, 4.0], &[1.0, 10.0]), Some(4.0 / 5.5));
+        assert_eq!(quotient(&[], &[]), None);
+        assert_eq!(quotient(&[1.0], &[]), None);
+    }
 
     #[test]
     fn median_is_the_middle_in_any_order() {

@@ -76,6 +76,8 @@ pub fn bench(options: &Bench) -> anyhow::Result<()> {
     let mut jobs = jobs::select(&options.jobs)?;
     // Two harts are compared with one.
     jobs.retain(|job| options.cpus == 1 || job.group != Group::Scaling);
+    let (pair, others): (Vec<&'static Job>, Vec<_>) =
+        jobs.iter().partition(|job| job.group == Group::Scaling);
     let repeat = options.repeat.unwrap_or(if options.quick { 1 } else { 3 });
     let qemu = options.runs(Who::Qemu).then(machines::qemu_version).transpose()?;
     let place = Place::prepare(options)?;
@@ -83,10 +85,11 @@ pub fn bench(options: &Bench) -> anyhow::Result<()> {
     let mut results = Results::new(&jobs, options.quick);
     for round in 0..repeat {
         eprintln!("round {} of {repeat}", round + 1);
-        place.round(round, options.cpus, &jobs, native.as_ref(), &mut results)?;
-        let pair: Vec<_> = jobs.iter().copied().filter(|job| job.group == Group::Scaling).collect();
-        if !pair.is_empty() {
-            place.round(round, 2, &pair, None, &mut results)?;
+        if !others.is_empty() {
+            place.round(round, options.cpus, &others, native.as_ref(), &mut results)?;
+        }
+        if let [job] = pair[..] {
+            place.scale(round, job, native.as_ref(), &mut results)?;
         }
     }
     results.compare_output();
@@ -116,6 +119,9 @@ impl Bench {
         compared && (self.only.is_empty() || self.only.contains(&who))
     }
 }
+
+/// How often the parallel job runs in a round.
+const TURNS: usize = 3;
 
 /// Where machines are started from.
 struct Place<'a> {
@@ -147,17 +153,8 @@ impl<'a> Place<'a> {
         native: Option<&Native>,
         results: &mut Results,
     ) -> anyhow::Result<()> {
-        let mut order = vec![Who::Rvisor, Who::Qemu];
-        order.retain(|&who| self.options.runs(who));
-        // Whoever comes second finds the host's caches in the other's state.
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        if let Err(error) = std::fs::remove_dir_all(self.translations())
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error).context("the code of the round before can't be removed");
-        }
+        let order = self.order(round);
+        self.forget_translations()?;
         let mut guests = Vec::new();
         for who in order {
             match Guest::start(self.command(who, cpus)?, self.transcript(who)?) {
@@ -202,6 +199,63 @@ impl<'a> Place<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Runs the parallel job with one hart and with two, by turns: what else this computer does, both find alike. Natively it
+    /// has one processor or all.
+    fn scale(
+        &self,
+        round: usize,
+        job: &'static Job,
+        native: Option<&Native>,
+        results: &mut Results,
+    ) -> anyhow::Result<()> {
+        self.forget_translations()?;
+        for who in self.order(round) {
+            let guest = |cpus| Guest::start(self.command(who, cpus)?, self.transcript(who)?);
+            let turns = guest(1).and_then(|one| Ok([one, guest(2)?])).and_then(|mut guests| {
+                for _ in 0..TURNS {
+                    for (guest, cpus) in guests.iter_mut().zip(1..) {
+                        results.add(job, who, cpus, guest.run(job)?);
+                    }
+                }
+                guests.into_iter().try_for_each(Guest::end)
+            });
+            if let Err(error) = turns {
+                results.complain(who, job.name, &format!("{error:#}"));
+            }
+        }
+        let Some(native) = native else { return Ok(()) };
+        for _ in 0..TURNS {
+            for (cpus, outcome) in [(1, native.run_on_one(job)), (2, native.run(job))] {
+                results.add(
+                    job,
+                    Who::Native,
+                    cpus,
+                    outcome.unwrap_or_else(|error| Err(format!("{error:#}"))),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever comes second finds the host's caches in the other's state.
+    fn order(&self, round: usize) -> Vec<Who> {
+        let mut order = vec![Who::Rvisor, Who::Qemu];
+        order.retain(|&who| self.options.runs(who));
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        order
+    }
+
+    fn forget_translations(&self) -> anyhow::Result<()> {
+        match std::fs::remove_dir_all(self.translations()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context("the code of the round before can't be removed")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Starts Rvisor once more, with what it kept of its translations.

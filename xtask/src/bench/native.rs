@@ -3,9 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tempfile::TempDir;
 
 use super::jobs::{Job, lay_out};
@@ -28,6 +30,20 @@ impl Native {
             bail!("the jobs can't be compiled for this computer (gcc, python3 and dpkg-deb are needed)");
         }
         Ok(Self { directory })
+    }
+
+    /// Runs a job on one processor.
+    pub fn run_on_one(&self, job: &Job) -> anyhow::Result<Result<Sample, String>> {
+        // What a thread starts has its processors.
+        let run = || {
+            let mine = sched_getaffinity(None)?;
+            let mut one = CpuSet::new();
+            one.set((0..CpuSet::MAX_CPU).find(|&cpu| mine.is_set(cpu)).context("no processor to run on")?);
+            sched_setaffinity(None, &one)?;
+            self.run(job)
+        };
+        thread::scope(|scope| scope.spawn(run).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Runs a job.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::results::{GroupResult, Results, Runs, Who};
+use crate::statistics::quotient;
 
 /// How the results came about.
 #[derive(Clone, Debug, Serialize)]
@@ -98,16 +99,18 @@ fn write_tables(text: &mut String, setting: &Setting, results: &Results) -> std:
 }
 
 fn write_scaling(text: &mut String, results: &Results) -> std::fmt::Result {
-    let known: Vec<_> =
-        [Who::Rvisor, Who::Qemu].into_iter().filter_map(|who| Some((who, results.scaling(who)?))).collect();
-    if known.is_empty() {
-        return Ok(());
+    let rows = [Who::Rvisor, Who::Qemu, Who::Native].into_iter().filter_map(|who| {
+        let [one, two] = results.scaling(who)?;
+        Some((who, quotient(&one.seconds, &two.seconds)?, one, two))
+    });
+    for (index, (who, speedup, one, two)) in rows.enumerate() {
+        if index == 0 {
+            writeln!(text, "\n| parallel job | 1 processor, s | 2 processors, s | speedup |")?;
+            writeln!(text, "|---|---|---|---|")?;
+        }
+        writeln!(text, "| {} | {} | {} | {speedup:.2} |", who.title(), seconds(&one), seconds(&two))?;
     }
-    writeln!(text, "\n| parallel job | 1 hart, s | 2 harts, s | speedup |")?;
-    writeln!(text, "|---|---|---|---|")?;
-    known.iter().try_for_each(|(who, (one, two))| {
-        writeln!(text, "| {} | {one:.3} | {two:.3} | {:.2} |", who.title(), one / two)
-    })
+    Ok(())
 }
 
 fn seconds(runs: &Runs) -> String {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::jobs::{Group, Job};
 use super::stopwatch::Sample;
-use crate::statistics::{geometric_mean, median, spread};
+use crate::statistics::{geometric_mean, median, quotient, spread};
 
 /// Who ran a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
@@ -82,19 +82,19 @@ impl JobResult {
 
     /// How many times QEMU's speed Rvisor has.
     pub fn ratio(&self) -> Option<f64> {
-        Some(self.qemu.median()? / self.rvisor.median()?)
+        quotient(&self.qemu.seconds, &self.rvisor.seconds)
     }
 
     /// The same by processor time, which other work on this computer disturbs less.
     pub fn processor_ratio(&self) -> Option<f64> {
-        let ratio = median(&self.qemu.processor)? / median(&self.rvisor.processor)?;
+        let ratio = quotient(&self.qemu.processor, &self.rvisor.processor)?;
         // The job may be shorter than a tick.
         (ratio.is_finite() && ratio > 0.0).then_some(ratio)
     }
 
     /// How many times native's time `runs` took.
     pub fn distance(&self, runs: &Runs) -> Option<f64> {
-        Some(runs.median()? / self.native.median()?)
+        quotient(&runs.seconds, &self.native.seconds)
     }
 }
 
@@ -190,11 +190,11 @@ impl Results {
         Group::COMPARED.map(group).into_iter().filter(|group| group.jobs > 0).collect()
     }
 
-    /// One hart's median time for the parallel job and two harts', where both are known.
-    pub fn scaling(&self, who: Who) -> Option<(f64, f64)> {
+    /// The parallel job's runs with one hart and with two.
+    pub fn scaling(&self, who: Who) -> Option<[Runs; 2]> {
         let mut one = self.jobs.iter().find(|result| result.group == Group::Scaling)?.clone();
         let mut two = self.two_harts.clone()?;
-        Some((one.runs(who).median()?, two.runs(who).median()?))
+        Some([one.runs(who).clone(), two.runs(who).clone()])
     }
 }
 
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn ratio_is_of_medians_and_the_groups_is_their_geometric_mean() {
+    fn ratio_is_the_middle_and_the_groups_is_their_geometric_mean() {
         let (jobs, mut results) = results(&["sieve", "chase"]);
         for seconds in [1.0, 2.0, 9.0] {
             results.add(jobs[0], Who::Rvisor, 1, sample(seconds, "a"));
@@ -248,12 +248,12 @@ mod tests {
     }
 
     #[test]
-    fn scaling_needs_one_hart_and_two() {
+    fn scaling_keeps_one_hart_and_two_apart() {
         let (jobs, mut results) = results(&["pair"]);
         results.add(jobs[0], Who::Rvisor, 1, sample(2.0, "a"));
-        assert_eq!(results.scaling(Who::Rvisor), None);
         results.add(jobs[0], Who::Rvisor, 2, sample(1.0, "a"));
-        assert_eq!(results.scaling(Who::Rvisor), Some((2.0, 1.0)));
+        let [one, two] = results.scaling(Who::Rvisor).unwrap();
+        assert_eq!((one.seconds, two.seconds), (vec![2.0], vec![1.0]));
         assert!(results.groups().is_empty());
     }
 }
