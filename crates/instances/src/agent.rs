@@ -188,10 +188,10 @@ impl AgentLink {
     /// Waits for that; false if it doesn't come in time.
     #[must_use]
     pub fn wait_ready(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+        let begun = Instant::now();
         let mut link = self.lock();
         while !link.ready && !link.over {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = patience.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return false;
             }

@@ -21,20 +21,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer that nothing has to be waited for may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// How long a process may take for either before a listing goes on without it.
+const HASTE: Duration = Duration::from_secs(1);
+
 /// A machine that runs in another process.
 pub struct Client<'a> {
     directory: &'a Directory,
+    patience: Duration,
+    answer: Duration,
 }
 
 impl<'a> Client<'a> {
     /// The machine of this directory.
     #[must_use]
     pub fn new(directory: &'a Directory) -> Self {
-        Self { directory }
+        Self { directory, patience: PATIENCE, answer: ANSWER }
+    }
+
+    /// The same for who has many to ask: one whose process doesn't answer at once isn't waited for.
+    #[must_use]
+    pub fn hasty(directory: &'a Directory) -> Self {
+        Self { directory, patience: HASTE, answer: HASTE }
     }
 
     fn connect(&self) -> Result<UnixStream> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             match UnixStream::connect(self.directory.socket()) {
                 Ok(stream) => return Ok(stream),
@@ -90,7 +101,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// If it isn't running or doesn't answer; the same for the others.
     pub fn live(&self) -> Result<Live> {
-        Ok(self.ask(Request::Inspect, Some(ANSWER))?.0)
+        Ok(self.ask(Request::Inspect, Some(self.answer))?.0)
     }
 
     /// What the machine uses and has done.
@@ -98,7 +109,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live).
     pub fn stats(&self) -> Result<Stats> {
-        Ok(self.ask(Request::Stats, Some(ANSWER))?.0)
+        Ok(self.ask(Request::Stats, Some(self.answer))?.0)
     }
 
     /// Ends the machine: asks the guest, and after `patience` doesn't ask. Returns its exit code.
@@ -114,7 +125,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live).
     pub fn kill(&self) -> Result<u8> {
-        match self.ask::<Ended>(Request::Kill, Some(ANSWER)) {
+        match self.ask::<Ended>(Request::Kill, Some(self.answer)) {
             Ok((ended, _)) => {
                 self.directory.wait()?;
                 Ok(ended.exit_code)
@@ -135,6 +146,14 @@ impl<'a> Client<'a> {
             self.directory.wait()?;
         }
         Ok(137)
+    }
+
+    /// Asks the guest to power off, and leaves it at that.
+    ///
+    /// # Errors
+    /// See [`live`](Self::live); or if the machine is paused, or its guest has no agent.
+    pub fn power_off(&self) -> Result<()> {
+        self.ask(Request::PowerOff, Some(self.answer)).map(|((), _)| ())
     }
 
     /// Waits for the machine's end. Returns its exit code.
@@ -158,7 +177,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live); or if it is paused already.
     pub fn pause(&self) -> Result<()> {
-        self.ask(Request::Pause, Some(ANSWER)).map(|((), _)| ())
+        self.ask(Request::Pause, Some(self.answer)).map(|((), _)| ())
     }
 
     /// Lets them go on.
@@ -166,7 +185,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live); or if it isn't paused.
     pub fn resume(&self) -> Result<()> {
-        self.ask(Request::Resume, Some(ANSWER)).map(|((), _)| ())
+        self.ask(Request::Resume, Some(self.answer)).map(|((), _)| ())
     }
 
     /// What is forwarded to the machine, as on the command line.
@@ -174,7 +193,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live); or if it has no network. The same for the next two.
     pub fn ports(&self) -> Result<Vec<String>> {
-        Ok(self.ask(Request::Ports, Some(ANSWER))?.0)
+        Ok(self.ask(Request::Ports, Some(self.answer))?.0)
     }
 
     /// Forwards a port of the host until the machine ends.
@@ -182,7 +201,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// If it can't be listened on.
     pub fn add_port(&self, port: &str) -> Result<()> {
-        self.ask(Request::AddPort(port.to_owned()), Some(ANSWER)).map(|((), _)| ())
+        self.ask(Request::AddPort(port.to_owned()), Some(self.answer)).map(|((), _)| ())
     }
 
     /// Forwards it no longer.
@@ -190,7 +209,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// If it isn't forwarded.
     pub fn remove_port(&self, port: &str) -> Result<()> {
-        self.ask(Request::RemovePort(port.to_owned()), Some(ANSWER)).map(|((), _)| ())
+        self.ask(Request::RemovePort(port.to_owned()), Some(self.answer)).map(|((), _)| ())
     }
 
     /// Has the machine's process write down its memory, for a start.
@@ -209,7 +228,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// If it can't be moved.
     pub(crate) fn migrate(&self) -> Result<(Moving, Vec<u64>)> {
-        let (disks, stream) = self.ask(Request::Migrate, Some(ANSWER))?;
+        let (disks, stream) = self.ask(Request::Migrate, Some(self.answer))?;
         Ok((Moving { stream, name: self.directory.name().to_owned() }, disks))
     }
 
@@ -218,7 +237,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live).
     pub fn attach(&self) -> Result<Session> {
-        Ok(Session { stream: self.ask::<()>(Request::Attach, Some(ANSWER))?.1 })
+        Ok(Session { stream: self.ask::<()>(Request::Attach, Some(self.answer))?.1 })
     }
 
     /// Records what the machine's harts do: the session's output is the file, and the end of input ends it.
@@ -226,7 +245,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live); or if it is paused, or being recorded already.
     pub fn trace(&self, request: TraceRequest) -> Result<Session> {
-        Ok(Session { stream: self.ask::<()>(Request::Trace(request), Some(ANSWER))?.1 })
+        Ok(Session { stream: self.ask::<()>(Request::Trace(request), Some(self.answer))?.1 })
     }
 
     /// Stops the machine for gdb, whose remote serial protocol the session's input and output are.
@@ -234,7 +253,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live); or if it is paused, or has a debugger already.
     pub fn debug(&self) -> Result<Session> {
-        Ok(Session { stream: self.ask::<()>(Request::Debug, Some(ANSWER))?.1 })
+        Ok(Session { stream: self.ask::<()>(Request::Debug, Some(self.answer))?.1 })
     }
 
     /// Runs a command in the guest.
@@ -242,7 +261,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// See [`live`](Self::live); or if the guest has no agent.
     pub fn exec(&self, request: ExecRequest) -> Result<Session> {
-        let limit = ANSWER + Duration::try_from_secs_f64(request.patience).unwrap_or_default();
+        let limit = self.answer + Duration::try_from_secs_f64(request.patience).unwrap_or_default();
         Ok(Session { stream: self.ask::<()>(Request::Exec(request), Some(limit))?.1 })
     }
 }

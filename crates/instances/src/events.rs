@@ -20,7 +20,7 @@ pub struct Event {
     pub machine: String,
     /// `create`, `start`, `pause`, `unpause`, `stop`, `kill`, `exec`, `die`, `rename` or `destroy`.
     pub action: String,
-    /// More about it: the exit code of `die`, the new name of `rename`.
+    /// More about it: the exit code of `die`, the new name of `rename`, `TERM` where a `kill` only asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
 }

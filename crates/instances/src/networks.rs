@@ -109,7 +109,9 @@ impl Networks {
             let _ = fs::remove_dir_all(&draft);
         }
         made.map_err(|error| match error {
-            Error::NameTaken(name) => Error::Refused(format!("there is a network called {name} already")),
+            Error::NameTaken(name) => Error::Refused(format!(
+                "there is a network called {name} already; choose another name, or remove it with `rvisor network rm {name}`"
+            )),
             other => other,
         })
     }

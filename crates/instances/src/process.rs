@@ -656,6 +656,20 @@ impl Control {
         self.force()
     }
 
+    /// Asks the guest to end the machine, and leaves it at that.
+    pub fn power_off(&self) -> Result<(), String> {
+        if self.phase().paused {
+            return Err(self.is_paused());
+        }
+        if !self.agent.is_ready() {
+            return Err(self.is_silent());
+        }
+        self.phase().stopping = true;
+        self.tell("kill", Some("TERM".into()));
+        self.agent.power_off();
+        Ok(())
+    }
+
     pub(crate) fn force(&self) -> u8 {
         self.phase().forced = true;
         self.machine.vm().request_power(PowerRequest::PowerOff);
@@ -713,6 +727,13 @@ impl Control {
     pub(crate) fn is_paused(&self) -> String {
         let name = self.directory.current_name();
         format!("machine {name} is paused; let it go on with `rvisor resume {name}`")
+    }
+
+    fn is_silent(&self) -> String {
+        let name = self.directory.current_name();
+        format!(
+            "the guest of machine {name} doesn't answer: it is still starting, or stopping; see `rvisor logs {name}`"
+        )
     }
 
     /// Attaches a gdb stub.
@@ -845,14 +866,11 @@ impl Control {
 
     /// Runs a command in the guest.
     pub fn exec(&self, request: &ExecRequest) -> Result<Channel, String> {
-        let name = self.directory.current_name();
         if self.phase().paused {
-            return Err(format!("machine {name} is paused; let it go on with `rvisor resume {name}`"));
+            return Err(self.is_paused());
         }
         if !self.agent.wait_ready(Duration::try_from_secs_f64(request.patience).unwrap_or_default()) {
-            return Err(format!(
-                "the guest of machine {name} doesn't answer: it is still starting, or stopping; see `rvisor logs {name}`"
-            ));
+            return Err(self.is_silent());
         }
         let channel = self.agent.exec(request)?;
         self.tell("exec", request.command.first().cloned());

@@ -55,6 +55,8 @@ pub(crate) enum Request {
     Stop { seconds: f64 },
     /// End it without asking. Answered when it has ended.
     Kill,
+    /// Ask the guest to end it. Answered when it was asked.
+    PowerOff,
     /// Stop its harts.
     Pause,
     /// Let them go on.

@@ -115,6 +115,7 @@ fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
             reply(&mut stream, ended(control.stop(patience)))
         }
         Request::Kill => reply(&mut stream, ended(control.kill())),
+        Request::PowerOff => reply(&mut stream, control.power_off()),
         Request::Wait => reply(&mut stream, ended(control.wait())),
         Request::Pause => reply(&mut stream, control.pause()),
         Request::Resume => reply(&mut stream, control.resume()),
