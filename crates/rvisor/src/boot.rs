@@ -163,7 +163,7 @@ pub fn network(kind: Network, publish: &[String]) -> anyhow::Result<Option<NetOp
     match kind {
         Network::User => Ok(Some(NetOptions { forwards, ..NetOptions::default() })),
         Network::None if forwards.is_empty() => Ok(None),
-        Network::None => bail!("--publish needs a network; leave --net none out"),
+        Network::None => bail!("--publish needs a network; leave `none` out"),
     }
 }
 

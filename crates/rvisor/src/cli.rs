@@ -10,6 +10,8 @@ use rvisor_instances::Paging;
 use rvisor_instances::migration::Address;
 use rvisor_machine::{MAX_HARTS, TranslationMode};
 
+use crate::table;
+
 /// Runs 64-bit RISC-V machines on this computer.
 #[derive(Parser, Debug)]
 #[command(name = "rvisor", version, propagate_version = true, max_term_width = 100)]
@@ -42,11 +44,7 @@ pub enum Command {
     /// Ask machines to power off, and end those that don't
     Stop(Stop),
     /// End machines at once, without asking their guests
-    Kill {
-        /// Machines to end
-        #[arg(required = true)]
-        machines: Vec<String>,
-    },
+    Kill(Kill),
     /// Stop machines, then start them again
     Restart(Stop),
     /// Stop the harts of machines; they go on where they were with resume
@@ -78,11 +76,7 @@ pub enum Command {
         machines: Vec<String>,
     },
     /// Say all that is known of machines, as JSON
-    Inspect {
-        /// Machines to tell about
-        #[arg(required = true)]
-        machines: Vec<String>,
-    },
+    Inspect(Inspect),
     /// Show what a machine has said on its console, or its command on its standard streams
     Logs(Logs),
     /// Use a running machine's console
@@ -192,7 +186,8 @@ pub struct Run {
     /// Leave it running in the background, and print its name
     #[arg(short, long)]
     pub detach: bool,
-    /// Keep standard input connected, as it always is; for the habit of -it
+    /// Keep standard input connected, as it is without --detach anyway; for the habit of -it. With --detach nothing is
+    /// connected: a command without a terminal finds the end of its input at once
     #[arg(short, long)]
     pub interactive: bool,
     /// Give the command a terminal; without a command, the console is one
@@ -224,8 +219,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = Network::User)]
     pub net: Network,
     /// Put it on a named network, on which machines see each other by name (see rvisor network), or on a tap device
-    /// of the
-    /// host
+    /// of the host; `user` and `none` are those of --net
     #[arg(long, value_name = "NAME|tap[=DEVICE]", conflicts_with = "net")]
     pub network: Option<String>,
     #[command(flatten)]
@@ -852,6 +846,9 @@ pub struct Start {
     /// Use the console of the machine, or show its command's output; its exit code is then this command's
     #[arg(short, long)]
     pub attach: bool,
+    /// The same, for the habit of -ai: what is typed goes to the console anyway, or to the command's terminal
+    #[arg(short, long)]
+    pub interactive: bool,
     /// Boot it, even if it could go on from a snapshot
     #[arg(long)]
     pub cold: bool,
@@ -866,7 +863,14 @@ pub struct Start {
 #[derive(Args, Debug)]
 pub struct Stop {
     /// How long the guest may take before the machine is ended without it
-    #[arg(short, long = "time", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    #[arg(
+        short,
+        long = "time",
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = seconds
+    )]
     pub time: Duration,
     /// Machines to stop
     #[arg(required = true)]
@@ -874,8 +878,37 @@ pub struct Stop {
 }
 
 #[derive(Args, Debug)]
+pub struct Kill {
+    /// KILL ends them at once; TERM and INT ask their guests to power off, and wait for nothing
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
+    pub signal: Signal,
+    /// Machines to end
+    #[arg(required = true)]
+    pub machines: Vec<String>,
+}
+
+/// What a signal means to a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// Its end.
+    Kill,
+    /// That its guest is asked to end it.
+    Terminate,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// One field only, a line for each machine: its path, as in state.status or /state/status; `json` is all, as without
+    #[arg(short, long, value_name = "PATH")]
+    pub format: Option<String>,
+    /// Machines to tell about
+    #[arg(required = true)]
+    pub machines: Vec<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Rm {
-    /// End those that run first, without asking their guests
+    /// End those that run first, without asking their guests; one that isn't there is no error
     #[arg(short, long)]
     pub force: bool,
     /// Machines to remove
@@ -891,9 +924,12 @@ pub struct Logs {
     /// The last lines only
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<usize>,
-    /// What was said since then only: so many seconds ago, or with m, h or d minutes, hours or days
-    #[arg(long, value_name = "AGE", value_parser = age)]
-    pub since: Option<Duration>,
+    /// What was said since then only: so many seconds ago, or 10m, 2h or 3d, or at a time as 2026-11-27T10:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    pub since: Option<u64>,
+    /// What was said until then only
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    pub until: Option<u64>,
     /// When each line began, before it
     #[arg(short, long)]
     pub timestamps: bool,
@@ -968,9 +1004,12 @@ pub struct Stats {
 
 #[derive(Args, Debug)]
 pub struct Events {
-    /// Begin with those of the last so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub since: Option<Duration>,
+    /// Begin with those since then: so many seconds ago, or 10m, 2h or 3d, or at a time as 2026-11-27T10:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    pub since: Option<u64>,
+    /// End with those until then
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    pub until: Option<u64>,
     /// Don't wait for more
     #[arg(long)]
     pub no_stream: bool,
@@ -1058,22 +1097,40 @@ fn code_memory(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses an age: seconds, or with `s`, `m`, `h` or `d`.
-fn age(text: &str) -> Result<Duration, String> {
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text, "s"),
+/// Parses a moment: how long it is ago, or a time stamp (RFC 3339). Returns milliseconds since 1970.
+fn moment(text: &str) -> Result<u64, String> {
+    let ago = |age: Duration| table::now().saturating_sub(age.as_millis() as u64);
+    table::parse_moment(text).or_else(|| age(text).map(ago)).ok_or_else(|| {
+        "give seconds ago, or a number with m, h or d, such as 10m, or a time such as 2026-11-27T10:00:00Z".into()
+    })
+}
+
+/// Parses an age: seconds, or numbers with `s`, `m`, `h` or `d`, such as `1h30m`.
+fn age(text: &str) -> Option<Duration> {
+    let part = |part: &str| {
+        let (number, factor) = match part.chars().last()? {
+            's' => (&part[..part.len() - 1], 1.0),
+            'm' => (&part[..part.len() - 1], 60.0),
+            'h' => (&part[..part.len() - 1], 3600.0),
+            'd' => (&part[..part.len() - 1], 86400.0),
+            _ => (part, 1.0),
+        };
+        number.parse::<f64>().ok().filter(|number| number.is_sign_positive()).map(|number| number * factor)
     };
-    let factor = match unit {
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86400.0,
-        _ => 1.0,
-    };
-    let seconds = number.parse::<f64>().ok().map(|number| number * factor);
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "give seconds, or a number with m, h or d, such as 10m".into())
+    let seconds: f64 = text.split_inclusive(['s', 'm', 'h', 'd']).map(part).sum::<Option<_>>()?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.is_empty())
+}
+
+/// Parses a signal, by name or number.
+fn signal(text: &str) -> Result<Signal, String> {
+    let upper = text.to_ascii_uppercase();
+    match upper.strip_prefix("SIG").unwrap_or(&upper) {
+        "KILL" | "9" => Ok(Signal::Kill),
+        "TERM" | "15" | "INT" | "2" => Ok(Signal::Terminate),
+        name => Err(format!(
+            "a machine takes KILL, TERM and INT; a process in its guest takes others from `rvisor exec MACHINE kill -s {name} PID`"
+        )),
+    }
 }
 
 /// Parses a time limit in seconds, fractions allowed.
@@ -1107,12 +1164,30 @@ mod tests {
 
     #[test]
     fn ages_have_units() {
-        assert_eq!(age("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(age("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(age("2h"), Ok(Duration::from_secs(7200)));
-        for wrong in ["", "m", "-1", "1w", "nan"] {
-            assert!(age(wrong).is_err(), "{wrong}");
+        let seconds = |text| age(text).map(|age| age.as_secs());
+        for (text, told) in
+            [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400), ("1h30m", 5400)]
+        {
+            assert_eq!(seconds(text), Some(told), "{text}");
         }
+        for wrong in ["", "m", "-1", "1w", "nan", "1h-5m", "10mm", "1 h"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn moments_are_ages_and_time_stamps() {
+        assert_eq!(moment("2026-11-23T01:45:04.567Z"), Ok(1_795_398_304_567));
+        let hour = table::now() - moment("1h").unwrap();
+        assert!((3_590_000..=3_600_000).contains(&hour), "{hour}");
+        assert!(moment("yesterday").unwrap_err().contains("such as 10m"));
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        assert_eq!([signal("SIGKILL"), signal("9")], [Ok(Signal::Kill), Ok(Signal::Kill)]);
+        assert_eq!([signal("term"), signal("2")], [Ok(Signal::Terminate), Ok(Signal::Terminate)]);
+        assert!(signal("HUP").unwrap_err().contains("rvisor exec MACHINE kill -s HUP PID"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rvisor_instances::Machines;
 
 use crate::builder::LocalBuilder;
 use crate::cli::{Build, Format, List, Mirror, Pull, Rmi};
+use crate::several::{self, each};
 use crate::table;
 
 /// `rvisor pull`.
@@ -84,12 +85,13 @@ pub fn list(options: &List) -> anyhow::Result<ExitCode> {
 /// `rvisor rmi`.
 pub fn remove(options: &Rmi) -> anyhow::Result<ExitCode> {
     let store = Store::open_default()?;
-    for image in &options.images {
+    let is_done = each(&options.images, |image| {
         store.remove(image)?;
         println!("{image}");
-    }
+        Ok(())
+    });
     Machines::new(&std::path::absolute(store.root())?).tidy_ready_points();
-    Ok(ExitCode::SUCCESS)
+    Ok(several::code(is_done))
 }
 
 /// The image of that name, if it is there. One that is damaged is the user's to remove: it may not be a built-in one.

@@ -7,7 +7,8 @@ use anyhow::bail;
 use rvisor_images::Store;
 use rvisor_instances::{Client, Directory, Error, Events, Machines, Status};
 
-use crate::cli::{Format, PortCommand, Rm, Start, Stop};
+use crate::cli::{Format, Kill, PortCommand, Rm, Signal, Start, Stop};
+use crate::several::{self, each};
 use crate::{run, sessions};
 
 /// All machines of this user.
@@ -15,19 +16,20 @@ pub fn machines() -> anyhow::Result<Machines> {
     Ok(Machines::new(&std::path::absolute(Store::open_default()?.root())?))
 }
 
-/// Does something with each machine and prints its name; the first that it can't be done with is the error.
+/// Does something with each machine and prints its name.
 fn for_each(names: &[String], what: impl Fn(Directory) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     let machines = machines()?;
-    for name in names {
+    let is_done = each(names, |name| {
         what(machines.open(name)?)?;
         println!("{name}");
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(())
+    });
+    Ok(several::code(is_done))
 }
 
 /// `rvisor start`.
 pub fn start(options: &Start) -> anyhow::Result<ExitCode> {
-    if !options.attach {
+    if !options.attach && !options.interactive {
         return for_each(&options.machines, |directory| start_one(&directory, options));
     }
     let [name] = options.machines.as_slice() else { bail!("--attach is for one machine; name one") };
@@ -36,10 +38,22 @@ pub fn start(options: &Start) -> anyhow::Result<ExitCode> {
     sessions::attach_to(&directory, true)
 }
 
+/// Starts a machine, or leaves one as it is that runs.
 fn start_one(directory: &Directory, options: &Start) -> anyhow::Result<()> {
     directory.config()?;
-    if directory.is_running()? {
-        bail!("machine {} is running already", directory.name());
+    let name = directory.name();
+    match Client::new(directory).live() {
+        Ok(live) if live.paused => {
+            bail!("machine {name} is paused; let it go on with `rvisor resume {name}`")
+        }
+        Ok(_) if options.cold => {
+            bail!(
+                "machine {name} is running already; leave --cold out, or stop it first with `rvisor stop {name}`"
+            )
+        }
+        Ok(_) => return Ok(()),
+        Err(Error::NotRunning(_)) => {}
+        Err(error) => return Err(error.into()),
     }
     if options.force {
         directory.forget_moved()?;
@@ -47,7 +61,8 @@ fn start_one(directory: &Directory, options: &Start) -> anyhow::Result<()> {
     if options.cold {
         directory.forget_saved()?;
     }
-    run::start(directory)
+    // Another command may have been quicker.
+    run::start(directory).or_else(|error| Client::new(directory).live().map(|_| ()).map_err(|_| error))
 }
 
 /// `rvisor stop`. A machine that has ended already is left alone.
@@ -63,8 +78,15 @@ fn stop_one(directory: &Directory, patience: Duration) -> Result<(), Error> {
 }
 
 /// `rvisor kill`.
-pub fn kill(names: &[String]) -> anyhow::Result<ExitCode> {
-    for_each(names, |directory| Ok(Client::new(&directory).kill().map(|_| ())?))
+pub fn kill(options: &Kill) -> anyhow::Result<ExitCode> {
+    for_each(&options.machines, |directory| {
+        let client = Client::new(&directory);
+        let done = match options.signal {
+            Signal::Kill => client.kill().map(|_| ()),
+            Signal::Terminate => client.power_off(),
+        };
+        Ok(done?)
+    })
 }
 
 /// `rvisor restart`.
@@ -96,8 +118,15 @@ pub fn resume(names: &[String]) -> anyhow::Result<ExitCode> {
 pub fn remove(options: &Rm) -> anyhow::Result<ExitCode> {
     let machines = machines()?;
     let events = Events::new(machines.store());
-    for name in &options.machines {
-        let directory = machines.open(name)?;
+    let is_done = each(&options.machines, |name| {
+        let directory = match machines.open(name) {
+            // It is gone, as was wanted.
+            Err(error @ Error::NoMachine(_)) if options.force => {
+                several::warn(error);
+                return Ok(());
+            }
+            directory => directory?,
+        };
         if options.force && directory.is_running()? {
             match Client::new(&directory).kill() {
                 Ok(_) | Err(Error::NotRunning(_)) => {}
@@ -113,8 +142,9 @@ pub fn remove(options: &Rm) -> anyhow::Result<ExitCode> {
             }
         }
         println!("{name}");
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(())
+    });
+    Ok(several::code(is_done))
 }
 
 /// `rvisor rename`.
@@ -128,20 +158,26 @@ pub fn rename(machine: &str, name: &str) -> anyhow::Result<ExitCode> {
 /// `rvisor wait`: a line with the exit code for each machine.
 pub fn wait(names: &[String]) -> anyhow::Result<ExitCode> {
     let machines = machines()?;
-    for name in names {
-        let directory = machines.open(name)?;
-        let code = match Client::new(&directory).wait() {
+    // A name that is wrong is told of before anything is waited for.
+    let mut directories = Vec::new();
+    let are_there = each(names, |name| {
+        directories.push(machines.open(name)?);
+        Ok(())
+    });
+    let are_over = each(&directories, |directory| {
+        let code = match Client::new(directory).wait() {
             Ok(code) => code,
             // It has ended already, or its process was killed meanwhile and is about to let go of the lock.
             Err(error @ (Error::NotRunning(_) | Error::Refused(_))) => {
                 directory.wait()?;
-                exit_code(&directory).ok_or(error)?
+                exit_code(directory).ok_or(error)?
             }
             Err(error) => return Err(error.into()),
         };
         println!("{code}");
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(())
+    });
+    Ok(several::code(are_there && are_over))
 }
 
 /// `rvisor port`.
@@ -150,11 +186,11 @@ pub fn port(command: &PortCommand) -> anyhow::Result<ExitCode> {
     match command {
         PortCommand::Add { machine, ports } => {
             let directory = machines.open(machine)?;
-            ports.iter().try_for_each(|port| Client::new(&directory).add_port(port))?;
+            return Ok(several::code(each(ports, |port| Ok(Client::new(&directory).add_port(port)?))));
         }
         PortCommand::Rm { machine, ports } => {
             let directory = machines.open(machine)?;
-            ports.iter().try_for_each(|port| Client::new(&directory).remove_port(port))?;
+            return Ok(several::code(each(ports, |port| Ok(Client::new(&directory).remove_port(port)?))));
         }
         PortCommand::Ls { machine, format } => {
             let ports = Client::new(&machines.open(machine)?).ports()?;

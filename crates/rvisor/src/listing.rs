@@ -1,16 +1,19 @@
 //! `rvisor ps`, `inspect` and `stats`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use rvisor_instances::{Client, Directory, Error, Listed, Machines, Stats, Status};
 use serde_json::{Value, json};
 
-use crate::cli::{self, Format, Ps};
+use crate::cli::{self, Format, Inspect, Ps};
 use crate::lifecycle::machines;
+use crate::several::{self, each};
 use crate::table;
 
 /// How often `stats` looks.
@@ -18,13 +21,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// `rvisor ps`.
 pub fn ps(options: &Ps) -> anyhow::Result<ExitCode> {
-    let is_up = |listed: &Listed| matches!(listed.state.status, Status::Running | Status::Paused);
-    let mut listed = machines()?.list()?;
+    let machines = machines()?;
+    let mut listed = machines.list()?;
     listed.retain(|listed| options.all || is_up(listed));
     match options.list.format {
         _ if options.list.quiet => listed.iter().for_each(|machine| println!("{}", machine.name)),
         Format::Json => {
-            let rows: Vec<_> = listed.iter().map(as_json).collect();
+            let rows: Vec<_> = listed.iter().map(|machine| as_json(&machines, machine)).collect();
             println!("{}", serde_json::to_string_pretty(&rows)?);
         }
         Format::Table => {
@@ -36,7 +39,7 @@ pub fn ps(options: &Ps) -> anyhow::Result<ExitCode> {
                     text(config.map(|config| config.image.clone())),
                     text(config.map(|config| short(&config.command.join(" ")))),
                     status(machine),
-                    config.map(|config| config.publish.join(" ")).unwrap_or_default(),
+                    ports(&machines, machine).map_or_else(|| "?".into(), |ports| ports.join(" ")),
                     table::size(machine.disk),
                 ]
             });
@@ -44,6 +47,24 @@ pub fn ps(options: &Ps) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_up(listed: &Listed) -> bool {
+    matches!(listed.state.status, Status::Running | Status::Paused)
+}
+
+/// What is forwarded to a machine now; `None` if its process doesn't say.
+fn ports(machines: &Machines, listed: &Listed) -> Option<Vec<String>> {
+    if !is_up(listed) {
+        return Some(Vec::new());
+    }
+    let ports = machines.open(&listed.name).and_then(|directory| Client::hasty(&directory).ports());
+    match ports {
+        Ok(ports) => Some(ports),
+        Err(Error::NoAnswer { .. }) => None,
+        // It has no network that is forwarded to, or has ended meanwhile.
+        Err(_) => Some(Vec::new()),
+    }
 }
 
 /// The start of a command, on one line.
@@ -68,7 +89,7 @@ fn status(machine: &Listed) -> String {
     }
 }
 
-fn as_json(machine: &Listed) -> Value {
+fn as_json(machines: &Machines, machine: &Listed) -> Value {
     let (config, state) = (machine.config.as_ref(), &machine.state);
     json!({
         "name": machine.name,
@@ -79,32 +100,60 @@ fn as_json(machine: &Listed) -> Value {
         "created": config.map(|config| config.created),
         "started": state.started,
         "ended": state.ended,
-        "ports": config.map(|config| &config.publish),
+        "ports": ports(machines, machine),
         "disk": machine.disk,
     })
 }
 
 /// `rvisor inspect`.
-pub fn inspect(names: &[String]) -> anyhow::Result<ExitCode> {
+pub fn inspect(options: &Inspect) -> anyhow::Result<ExitCode> {
     let machines = machines()?;
-    let told = names.iter().map(|name| {
+    let path = options.format.as_deref().filter(|path| *path != "json");
+    if let Some(path) = path {
+        ensure!(
+            !path.contains("{{"),
+            "--format {path}: there are no templates; give the path of a field, as in state.status or /state/status"
+        );
+    }
+    let mut told = Vec::new();
+    let is_done = each(&options.machines, |name| {
         let directory = machines.open(name)?;
         let state = directory.state()?;
         // One that ends at this moment is told as ended.
         let live = Client::new(&directory).live().ok();
         let disk = directory.look().map_or(0, |listed| listed.disk);
-        Ok(json!({
+        let machine = json!({
             "name": name,
             "state": state,
             "config": directory.config().ok(),
             "live": live,
             "directory": machines.store().join("machines").join(name),
             "disk": disk,
-        }))
+        });
+        match path {
+            None => told.push(machine),
+            Some(path) => match field(&machine, path).with_context(|| {
+                format!("machine {name} has no field {path}; `rvisor inspect {name}` shows all")
+            })? {
+                Value::String(text) => println!("{text}"),
+                value => println!("{value}"),
+            },
+        }
+        Ok(())
     });
-    let told = told.collect::<Result<Vec<Value>, Error>>()?;
-    println!("{}", serde_json::to_string_pretty(&told)?);
-    Ok(ExitCode::SUCCESS)
+    if path.is_none() {
+        println!("{}", serde_json::to_string_pretty(&told)?);
+    }
+    Ok(several::code(is_done))
+}
+
+/// The field of a document at a path: a JSON pointer (RFC 6901), or names and numbers with dots between them.
+fn field<'a>(document: &'a Value, path: &str) -> Option<&'a Value> {
+    let pointer = match path.starts_with('/') {
+        true => Cow::from(path),
+        false => format!("/{}", path.trim_start_matches('.').replace('.', "/")).into(),
+    };
+    document.pointer(&pointer)
 }
 
 /// `rvisor stats`.
@@ -241,4 +290,21 @@ fn show(
         rows,
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_has_a_path_with_dots_or_slashes() {
+        let document = json!({"state": {"status": "running"}, "config": {"publish": ["80:80"]}});
+        for path in ["state.status", ".state.status", "/state/status"] {
+            assert_eq!(field(&document, path), Some(&"running".into()), "{path}");
+        }
+        assert_eq!(field(&document, "config.publish.0"), Some(&"80:80".into()));
+        for path in ["", ".", "state.nothing", "config.publish.1", "/state.status"] {
+            assert_eq!(field(&document, path), None, "{path}");
+        }
+    }
 }

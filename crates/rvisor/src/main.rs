@@ -18,6 +18,7 @@ mod networks;
 mod run;
 mod session;
 mod sessions;
+mod several;
 mod snapshots;
 mod table;
 mod trace;
@@ -25,6 +26,7 @@ mod trace;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::{Cli, Command};
 
@@ -38,7 +40,10 @@ fn main() -> ExitCode {
         Ok(cli) => dispatch(cli.command).map_err(|error| in_one_line(&error)),
         // Help and version aren't errors.
         Err(error) if !error.use_stderr() || is_help(&error) => error.exit(),
-        Err(error) => Err(usage_in_one_line(&error)),
+        Err(error) => {
+            let words: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            Err(with_dashes(&words, &error).unwrap_or_else(|| usage_in_one_line(&error)))
+        }
     };
     match result {
         Ok(code) => code,
@@ -50,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn is_help(error: &clap::Error) -> bool {
-    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 /// An error and its causes, leaving out a cause that the text before it has told.
@@ -76,6 +81,34 @@ fn usage_in_one_line(error: &clap::Error) -> String {
     format!("{}; see --help", text.strip_prefix("error: ").unwrap_or(&text))
 }
 
+/// Where a command stands behind an image as other programs have it: what to write instead.
+fn with_dashes(words: &[String], error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(unexpected)) = error.get(ContextKind::InvalidArg) else { return None };
+    let is_command = error.kind() == ErrorKind::UnknownArgument && !unexpected.starts_with('-');
+    if !is_command || words.get(1).is_none_or(|word| word != "run") {
+        return None;
+    }
+    let line = |at: usize| {
+        let (before, command) = words.split_at(at);
+        let line: Vec<_> = before.iter().map(String::as_str).chain(["--"]).collect();
+        [line, command.iter().map(String::as_str).collect()].concat()
+    };
+    // The same word may be the value of an option before.
+    let is_right = |at: &usize| words[*at] == *unexpected && Cli::try_parse_from(line(*at)).is_ok();
+    let line = line((2..words.len()).find(is_right)?);
+    let line: Vec<_> = ["rvisor"].into_iter().chain(line.into_iter().skip(1)).map(for_a_shell).collect();
+    Some(format!("unexpected argument '{unexpected}'; put -- before the command: {}", line.join(" ")))
+}
+
+/// A word as it is typed into a shell.
+fn for_a_shell(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(options) => run::run(&options),
@@ -84,11 +117,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Images(options) => images::list(&options),
         Command::Rmi(options) => images::remove(&options),
         Command::Ps(options) => listing::ps(&options),
-        Command::Inspect { machines } => listing::inspect(&machines),
+        Command::Inspect(options) => listing::inspect(&options),
         Command::Stats(options) => listing::stats(&options),
         Command::Start(options) => lifecycle::start(&options),
         Command::Stop(options) => lifecycle::stop(&options),
-        Command::Kill { machines } => lifecycle::kill(&machines),
+        Command::Kill(options) => lifecycle::kill(&options),
         Command::Restart(options) => lifecycle::restart(&options),
         Command::Pause { machines } => lifecycle::pause(&machines),
         Command::Resume { machines } => lifecycle::resume(&machines),
@@ -149,5 +182,20 @@ mod tests {
         assert!(text(&["rvisor", "imags"]).contains("'imags'; a similar subcommand exists: 'images'"));
         let harts = text(&["rvisor", "boot", "--bare", "x", "--cpus", "65"]);
         assert!(harts.contains("from 1 to 64"), "{harts}");
+    }
+
+    #[test]
+    fn command_without_dashes_is_told_with_them() {
+        let told = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+            with_dashes(&words, &Cli::try_parse_from(&words).unwrap_err())
+        };
+        let hint = |line: &str| line.split_once("the command: ").map(|(_, line)| line.to_owned()).unwrap();
+        let plain = told(&["/usr/bin/rvisor", "run", "debian", "uname", "-a"]).unwrap();
+        assert_eq!(hint(&plain), "rvisor run debian -- uname -a");
+        let twice = told(&["rvisor", "run", "--name", "sh", "-it", "debian", "sh", "-c", "it's 1"]).unwrap();
+        assert_eq!(hint(&twice), r"rvisor run --name sh -it debian -- sh -c 'it'\''s 1'");
+        assert_eq!(told(&["rvisor", "run", "debian", "--frob"]), None);
+        assert_eq!(told(&["rvisor", "pull", "debian", "uname"]), None);
     }
 }

@@ -6,6 +6,7 @@ use rvisor_images::Store;
 use rvisor_instances::{ListedNetwork, Networks};
 
 use crate::cli::{Format, NetworkCommand};
+use crate::several::{self, each};
 use crate::table;
 
 /// Makes, lists, shows and removes named networks.
@@ -18,14 +19,21 @@ pub fn network(command: &NetworkCommand) -> anyhow::Result<ExitCode> {
         }
         NetworkCommand::Ls { format } => list(&networks.list()?, *format)?,
         NetworkCommand::Inspect { networks: names } => {
-            let told = names.iter().map(|name| networks.look(name)).collect::<Result<Vec<_>, _>>()?;
+            let mut told = Vec::new();
+            let are_there = each(names, |name| {
+                told.push(networks.look(name)?);
+                Ok(())
+            });
             println!("{}", serde_json::to_string_pretty(&told)?);
+            return Ok(several::code(are_there));
         }
         NetworkCommand::Rm { networks: names } => {
-            for name in names {
+            let is_done = each(names, |name| {
                 networks.remove(name)?;
                 println!("{name}");
-            }
+                Ok(())
+            });
+            return Ok(several::code(is_done));
         }
     }
     Ok(ExitCode::SUCCESS)

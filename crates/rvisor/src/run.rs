@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail, ensure};
+use clap::ValueEnum;
 use rvisor_hosted::disk::{Format, create_empty, create_overlay};
 use rvisor_hosted::gdb::GdbListener;
 use rvisor_hosted::net::TapName;
@@ -23,14 +24,14 @@ use rvisor_instances::{
 use rvisor_machine::PowerRequest;
 
 use crate::boot::{engine_config, network};
-use crate::cli::{Engine, Mmu, Run};
+use crate::cli::{Engine, Mmu, Network, Run};
 use crate::{confinement, images};
 
 /// Runs a machine; its end, or its command's, is the exit code.
 pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     // Before an image is pulled for a machine that can't be.
     options.name.as_deref().map(check_name).transpose()?;
-    network(options.net, &options.publish)?;
+    network(kind(options), &options.publish)?;
     volumes(&options.volumes)?;
     if options.detach && (options.engine.profile || options.engine.dump_translation.is_some()) {
         bail!("--profile and --dump-translation tell this terminal; leave --detach out");
@@ -156,7 +157,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         portable: options.portable,
         paging: options.size.mmu.map(Mmu::paging),
         cpu_limit: options.cpu_limit,
-        network: network(options.net, &[])?.is_some(),
+        network: network(kind(options), &[])?.is_some(),
         private_network: named.map(str::to_owned),
         tap: tap.map(str::to_owned),
         publish: options.publish.clone(),
@@ -175,9 +176,15 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
     Ok((config, rest))
 }
 
-/// What `--network` says: a named network, or a tap device, whose name may be empty.
+/// Whether there is a network: `--network` knows the words of `--net` too.
+fn kind(options: &Run) -> Network {
+    options.network.as_deref().and_then(|text| Network::from_str(text, false).ok()).unwrap_or(options.net)
+}
+
+/// What `--network` says else: a named network, or a tap device, whose name may be empty.
 fn place(options: &Run) -> anyhow::Result<(Option<&str>, Option<&str>)> {
-    let Some(text) = options.network.as_deref() else { return Ok((None, None)) };
+    let is_named = |text: &&str| Network::from_str(text, false).is_err();
+    let Some(text) = options.network.as_deref().filter(is_named) else { return Ok((None, None)) };
     let tap = match text.strip_prefix("tap") {
         Some("") => Some(""),
         Some(rest) => rest.strip_prefix('='),

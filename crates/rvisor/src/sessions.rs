@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use rvisor_instances::{
@@ -144,12 +144,11 @@ pub fn logs(options: &Logs) -> anyhow::Result<ExitCode> {
     let directory = machines()?.open(&options.machine)?;
     let is_command = directory.config().is_ok_and(|config| !config.command.is_empty());
     let console = options.console || !is_command;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let first = options.since.map_or(0, |age| now.saturating_sub(age).as_millis() as u64);
+    let wanted = options.since.unwrap_or(0)..=options.until.unwrap_or(u64::MAX);
     let mut reader = LogReader::new(&directory);
     let mut next = || loop {
         let record = reader.next_record()?;
-        if (record.source == Source::Console) == console && record.time >= first {
+        if (record.source == Source::Console) == console && wanted.contains(&record.time) {
             return Some(Said { source: record.source, time: record.time, bytes: record.bytes });
         }
     };
@@ -164,7 +163,7 @@ pub fn logs(options: &Logs) -> anyhow::Result<ExitCode> {
     if options.follow {
         loop {
             // Asked first, so that what came before the end is read after it.
-            let is_over = !directory.is_running()?;
+            let is_over = !directory.is_running()? || table::now() > *wanted.end();
             std::iter::from_fn(&mut next).try_for_each(|said| printer.print(&said))?;
             if is_over {
                 break;
@@ -228,16 +227,17 @@ impl Printer {
 
 /// `rvisor events`.
 pub fn events(options: &cli::Events) -> anyhow::Result<ExitCode> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let first = now.saturating_sub(options.since.unwrap_or_default()).as_millis() as u64;
+    let wanted = options.since.unwrap_or_else(table::now)..=options.until.unwrap_or(u64::MAX);
     let mut reader = Events::new(machines()?.store()).read();
     loop {
+        // Asked first, so that what came before the end is read after it.
+        let is_over = options.no_stream || table::now() > *wanted.end();
         while let Some(event) = reader.next_event() {
-            if event.time >= first {
+            if wanted.contains(&event.time) {
                 writeln!(io::stdout(), "{}", line(&event, options.format)?)?;
             }
         }
-        if options.no_stream {
+        if is_over {
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(LOOK);

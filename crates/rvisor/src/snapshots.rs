@@ -12,6 +12,7 @@ use rvisor_instances::{Client, Directory, Error, Events, Lock, Machines, Snapsho
 use crate::boot;
 use crate::cli::{CloneMachine, Format, SnapshotCommand};
 use crate::lifecycle::machines;
+use crate::several::{self, each};
 use crate::{run, table};
 
 /// `rvisor snapshot`.
@@ -27,10 +28,12 @@ pub fn snapshot(command: &SnapshotCommand) -> anyhow::Result<ExitCode> {
         SnapshotCommand::Ls { machine, format } => list(&machines.open(machine)?, *format)?,
         SnapshotCommand::Rm { machine, names } => {
             let directory = machines.open(machine)?;
-            for name in names {
+            let is_done = each(names, |name| {
                 directory.remove_snapshot(name)?;
                 println!("{name}");
-            }
+                Ok(())
+            });
+            return Ok(several::code(is_done));
         }
         SnapshotCommand::Restore { machine, name, force, no_start } => {
             restore(&machines.open(machine)?, name.as_deref(), *force, *no_start)?;

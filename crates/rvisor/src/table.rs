@@ -23,10 +23,14 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// Milliseconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 /// How long ago a moment, in seconds since 1970, was.
 pub fn age(moment: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (count, unit) = match now.saturating_sub(moment) {
+    let (count, unit) = match (now() / 1000).saturating_sub(moment) {
         seconds @ 0..60 => (seconds, "second"),
         seconds @ 60..3600 => (seconds / 60, "minute"),
         seconds @ 3600..86_400 => (seconds / 3600, "hour"),
@@ -52,6 +56,53 @@ pub fn moment(milliseconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{rest:03}Z")
 }
 
+/// The moment that a time stamp as RFC 3339 has them tells, in milliseconds since 1970.
+pub fn parse_moment(text: &str) -> Option<u64> {
+    let number = |digits: &str| {
+        let is_number = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+        if is_number { digits.parse::<i64>().ok() } else { None }
+    };
+    let part = |from: usize| number(text.get(from..from + 2)?);
+    let has = |at: usize, marks: &[u8]| text.as_bytes().get(at).is_some_and(|byte| marks.contains(byte));
+    if !([4, 7].iter().all(|&at| has(at, b"-"))
+        && has(10, b"Tt ")
+        && [13, 16].iter().all(|&at| has(at, b":")))
+    {
+        return None;
+    }
+    let (year, month, day) = (number(text.get(..4)?)?, part(5)?, part(8)?);
+    let (hour, minute, second) = (part(11)?, part(14)?, part(17)?);
+    let rest = text.get(19..)?;
+    let (fraction, zone) = match rest.strip_prefix('.') {
+        Some(rest) => rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?),
+        None => ("0", rest),
+    };
+    number(fraction)?;
+    let milliseconds = number(&format!("{fraction:0<3}")[..3])?;
+    let offset = match (zone.get(..1)?, zone.get(1..)?) {
+        ("Z" | "z", "") => 0,
+        (sign @ ("+" | "-"), clock) => {
+            let (hours, minutes) = clock.split_at_checked(2)?;
+            let minutes = minutes.strip_prefix(':').filter(|minutes| minutes.len() == 2)?;
+            let minutes = 60 * number(hours)? + number(minutes).filter(|minutes| *minutes < 60)?;
+            if sign == "+" { minutes } else { -minutes }
+        }
+        _ => return None,
+    };
+    // A second of 60 is a leap second.
+    if !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // As above, the other way round.
+    let shifted_year = if month > 2 { year } else { year - 1 };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = 365 * shifted_year + shifted_year / 4 - shifted_year / 100 + shifted_year / 400 + day_of_year
+        - 719_468;
+    let in_day = ((60 * hour + minute) * 60 + second) * 1000 + milliseconds;
+    let is_date = moment(u64::try_from(days).ok()? * 86_400_000).get(..10) == text.get(..10);
+    u64::try_from(days * 86_400_000 + in_day - offset * 60_000).ok().filter(|_| is_date)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,8 +122,42 @@ mod tests {
     }
 
     #[test]
+    fn time_stamps_are_read_as_they_are_written() {
+        for milliseconds in [0, 951_782_400_000, 951_868_799_999, 1_795_398_304_567, 4_107_542_399_001] {
+            assert_eq!(parse_moment(&moment(milliseconds)), Some(milliseconds));
+        }
+        for (text, told) in [
+            ("2026-11-23t01:45:04z", 1_795_398_304_000),
+            ("2026-11-23 02:45:04.5+01:00", 1_795_398_304_500),
+            ("2026-11-22T20:15:04.56789-05:30", 1_795_398_304_567),
+            ("1970-01-01T00:59:60+01:00", 0),
+        ] {
+            assert_eq!(parse_moment(text), Some(told), "{text}");
+        }
+        for wrong in [
+            "",
+            "2026-11-23",
+            "2026-11-23T01:45:04",
+            "2026-11-23T01:45Z",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-10T00:00:00Z",
+            "2026-11-00T00:00:00Z",
+            "2026-11-23T24:00:00Z",
+            "2026-11-23T01:45:04.Z",
+            "2026-11-23T01:45:04+0100",
+            "2026-11-23T01:45:04Zulu",
+            "1969-12-31T23:59:59Z",
+            "+026-11-23T01:45:04Z",
+            "2026-11-23T01:45:04\u{e9}",
+        ] {
+            assert_eq!(parse_moment(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn ages_are_rounded_down() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = now() / 1000;
         assert_eq!(age(now - 3700), "1 hour ago");
         assert_eq!(age(now - 200_000), "2 days ago");
         assert!(age(now + 100).starts_with('0'));

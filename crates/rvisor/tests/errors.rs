@@ -236,6 +236,16 @@ fn senseless_command_line_is_refused() {
     files.refuse("boot --bare loop --publish 99999:80", &["--publish 99999:80"]);
     files.refuse("boot --bare loop --net none --publish 8080:80", &["needs a network"]);
     files.refuse("boot --bare loop --dump-dtb missing/file", &["missing/file", "choose another file"]);
+    files.refuse(
+        "run debian uname -a",
+        &["'uname'", "put -- before the command: rvisor run debian -- uname -a"],
+    );
+    files.refuse("run --rm debian --frob", &["'--frob'", "--help"]);
+    files.refuse("kill -s HUP web", &["HUP", "KILL, TERM and INT", "rvisor exec MACHINE kill -s HUP PID"]);
+    for words in ["logs --since yesterday web", "events --until 10x"] {
+        files.refuse(words, &["such as 10m", "such as 2026-11-27T10:00:00Z"]);
+    }
+    files.refuse("inspect --format {{.State.Status}} web", &["no templates", "state.status"]);
 }
 
 #[test]
@@ -349,6 +359,33 @@ fn unknown_names_are_refused() {
     home.refuse("rmi nothing", &["no image nothing", "rvisor images"]);
     home.refuse("run --name a/b busybox", &["\"a/b\"", "letters, digits and hyphens"]);
     home.refuse("rm ..", &["\"..\"", "letters, digits and hyphens"]);
+    home.refuse("run --network lab busybox", &["no network called lab", "rvisor network create lab"]);
+    home.refuse("run --network none -p 80:80 busybox", &["--publish needs a network", "`none`"]);
+    for command in ["start", "stop", "kill", "restart", "pause", "resume", "rm", "wait"] {
+        let ended = finish(&mut home.rvisor(&format!("{command} one .. two")), b"", Duration::from_secs(60));
+        assert_eq!(ended.status.code(), Some(FAILURE), "{command}: {}", ended.stderr);
+        let lines: Vec<_> = ended.stderr.lines().collect();
+        let about = ["called one", "\"..\"", "called two"];
+        let is_told =
+            |(line, about): (&&str, &str)| line.starts_with("rvisor: error: ") && line.contains(about);
+        assert!(lines.len() == 3 && lines.iter().zip(about).all(is_told), "{command}: {}", ended.stderr);
+    }
+    let ended = finish(&mut home.rvisor("rm -f one two"), b"", Duration::from_secs(60));
+    ended.assert(0, "");
+    assert_eq!(
+        ended.stderr.lines().filter(|line| line.starts_with("rvisor: warning: no machine")).count(),
+        2
+    );
+}
+
+#[test]
+fn network_whose_name_is_taken_is_refused() {
+    let home = Home::new();
+    finish(&mut home.rvisor("network create lab"), b"", Duration::from_secs(60)).assert(0, "lab\n");
+    home.refuse("network create lab", &["called lab already", "another name", "rvisor network rm lab"]);
+    let ended = finish(&mut home.rvisor("network rm none lab"), b"", Duration::from_secs(60));
+    ended.assert(FAILURE, "lab\n");
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
 }
 
 #[test]

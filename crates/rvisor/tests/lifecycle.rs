@@ -5,9 +5,10 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,10 @@ fn machine_in_the_background_is_used_and_ended() {
     let taken = finish(&mut rvisor(["run", "-d", "--name", &machine.0, "busybox"]), b"", LIMIT);
     assert!(taken.stderr.contains("called") && taken.status.code() == Some(FAILURE), "{}", taken.stderr);
     machine.refuse(&["rm"], "is running; stop it first");
-    machine.refuse(&["start"], "is running already");
+    let process = machine.pid();
+    machine.tell(&["start"]);
+    assert_eq!(machine.pid(), process);
+    machine.refuse(&["start", "--cold"], "is running already; leave --cold out");
 
     commands_have_streams_and_exit_codes(&machine);
     command_on_a_terminal_has_its_keys_and_its_size(&machine);
@@ -40,13 +44,15 @@ fn machine_in_the_background_is_used_and_ended() {
     assert!(logs.contains("second-attached"), "{logs}");
     assert_eq!(machine.ask(&["logs", "--since", "0"]).text(), "");
     let stamped = machine.ask(&["logs", "--since", "1d", "--timestamps"]).text();
-    assert!(stamped.lines().all(|line| line.starts_with("20")), "{stamped}");
+    assert!(stamped.contains("second-attached"), "{stamped}");
+    assert!(stamped.lines().all(|line| line.starts_with("20") && line.contains("Z  ")), "{stamped}");
+    assert_eq!(machine.ask(&["logs", "--since", "1d", "--until", "1h"]).text(), "");
 
     machine.tell(&["stop"]);
     assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 0.into()));
     machine.refuse(&["pause"], "isn't running; start it with");
     machine.ask(&["wait"]).assert(0, "0\n");
-    only_one_of_two_starts(&machine);
+    two_that_start_it_are_both_content(&machine);
     killed_processes_leave_a_machine_that_starts_again(&machine);
     machine.tell(&["rm", "--force"]);
     assert_eq!(machine.field("state"), serde_json::Value::Null);
@@ -155,6 +161,8 @@ fn paused_machine_does_nothing_and_goes_on(machine: &Machine) {
     machine.tell(&["pause"]);
     assert_eq!(machine.field("state"), "paused");
     machine.refuse(&["pause"], "is paused already");
+    machine.refuse(&["start"], "is paused; let it go on with");
+    machine.refuse(&["kill", "--signal", "TERM"], "is paused; let it go on with");
     let refused = machine.exec(&["true"]);
     assert!(refused.stderr.contains("rvisor resume"), "{}", refused.stderr);
     thread::sleep(Duration::from_secs(4));
@@ -181,7 +189,7 @@ fn what_it_uses_is_told(machine: &Machine) {
     let told: serde_json::Value = serde_json::from_str(&machine.ask(&["inspect"]).text()).expect("JSON");
     assert_eq!((&told[0]["live"]["agent"], &told[0]["config"]["image"]), (&true.into(), &"busybox".into()));
     let events =
-        finish(&mut rvisor(["events", "--since", "3600", "--no-stream", "--format", "json"]), b"", LIMIT);
+        finish(&mut rvisor(["events", "--since", "1h", "--no-stream", "--format", "json"]), b"", LIMIT);
     let own: Vec<_> =
         events.text().lines().filter(|line| line.contains(&machine.0)).map(str::to_owned).collect();
     for action in ["create", "start", "exec", "pause", "unpause"] {
@@ -211,9 +219,13 @@ fn ports_are_forwarded_while_it_runs(machine: &Machine) {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
     let forward = format!("{port}:77");
     let change = |what: &str| finish(&mut rvisor(["port", what, &machine.0, &forward]), b"", LIMIT);
+    let told = format!("127.0.0.1:{port}:77/tcp");
+    assert_eq!(machine.field("ports"), serde_json::json!([]));
     change("add").assert(0, "");
-    finish(&mut rvisor(["port", "ls", &machine.0]), b"", LIMIT)
-        .assert(0, &format!("127.0.0.1:{port}:77/tcp\n"));
+    assert_eq!(machine.field("ports"), serde_json::json!([told]));
+    machine.ask(&["port", "ls"]).assert(0, &format!("{told}\n"));
+    let listed = machine.ask(&["port", "ls", "--format", "json"]).text();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&listed).expect("JSON"), serde_json::json!([told]));
     assert!(change("add").stderr.contains("choose another port"));
     let mut listening =
         Terminal::start(&mut rvisor(["exec", &machine.0, "sh", "-c", "echo ready; nc -l -p 77"]));
@@ -232,6 +244,7 @@ fn ports_are_forwarded_while_it_runs(machine: &Machine) {
     listening.expect("hello", LIMIT);
     assert_eq!(listening.end(LIMIT).code(), Some(0));
     change("rm").assert(0, "");
+    assert_eq!(machine.field("ports"), serde_json::json!([]));
     assert!(change("rm").stderr.contains("isn't forwarded"));
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
 }
@@ -255,14 +268,16 @@ fn disks_are_made_checked_and_converted() {
     assert!(told[1]["backing"].as_str().is_some_and(|path| path.ends_with("a.qcow2")), "{told}");
 }
 
-fn only_one_of_two_starts(machine: &Machine) {
+fn two_that_start_it_are_both_content(machine: &Machine) {
     let start = || {
         let mut command = rvisor(["start", &machine.0]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
     };
     let ended = [start(), start()].map(|child| child.wait_with_output().expect("it ends"));
-    let started = ended.iter().filter(|ended| ended.status.success()).count();
-    assert_eq!(started, 1, "{ended:?}");
+    let name = format!("{}\n", machine.0);
+    let is_content = |ended: &Output| ended.status.success() && ended.stdout == name.as_bytes();
+    assert!(ended.iter().all(is_content), "{ended:?}");
+    assert_eq!(machine.field("state"), "running");
 }
 
 fn killed_processes_leave_a_machine_that_starts_again(machine: &Machine) {
@@ -289,7 +304,7 @@ fn command_in_the_background_has_an_exit_code_and_a_log() {
     assert_eq!((machine.field("state"), machine.field("exit_code")), ("exited".into(), 7.into()));
     assert!(machine.ask(&["logs", "--console"]).status.success());
     // It can be run again.
-    let ended = machine.ask(&["start", "--attach"]);
+    let ended = machine.ask(&["start", "-ai"]);
     ended.assert(7, "hello\n");
 }
 
@@ -351,4 +366,199 @@ fn command_of_a_machine_has_a_terminal() {
     let piped = finish(&mut rvisor(["run", "-t", "busybox", "--", "true"]), b"", LIMIT);
     assert_eq!(piped.status.code(), Some(FAILURE));
     assert!(piped.stderr.contains("leave --tty out"), "{}", piped.stderr);
+}
+
+/// What stands in a column of a table, in the line of a name.
+#[track_caller]
+fn cell(table: &str, column: &str, name: &str) -> String {
+    let mut lines = table.lines();
+    let header = lines.next().expect("a header");
+    let from = header.find(column).unwrap_or_else(|| panic!("no {column}: {table}"));
+    let line = lines.find(|line| line.split(' ').next() == Some(name));
+    let line = line.unwrap_or_else(|| panic!("no {name}: {table}"));
+    // Cells are separated by three spaces, and may have one.
+    line.get(from..).and_then(|rest| rest.split("   ").next()).unwrap_or_default().to_owned()
+}
+
+fn run(words: &[&str]) -> common::Ended {
+    finish(&mut rvisor(words.iter().copied()), b"", LIMIT)
+}
+
+/// Starts a command that goes on for ever, gives its lines to `take` until that has enough, and ends it.
+fn stream(words: &[&str], mut take: impl FnMut(&str) -> bool) {
+    let mut child = rvisor(words.iter().copied()).stdout(Stdio::piped()).spawn().expect("it starts");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let has_enough = lines.map_while(Result::ok).any(|line| take(&line));
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(has_enough, "{words:?} ended too early");
+}
+
+#[test]
+fn options_of_commands_do_what_they_say() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let machine = Machine::run("options", &["-p", &format!("{port}:80"), "busybox"]);
+    let name = machine.0.as_str();
+    let missing = format!("{name}-missing");
+    let forwarded = format!("127.0.0.1:{port}:80/tcp");
+
+    what_was_said_last_is_told(&machine);
+    who_only_listens_does_not_type(&machine);
+    machine_is_copied_with_its_owners(&machine);
+    listings_have_their_columns(&machine, &forwarded);
+    streams_go_on(&machine);
+
+    for (words, told) in [
+        (&["inspect", "-f", "state.status", name][..], "running\n"),
+        (&["inspect", "--format", "/config/publish/0", name], &format!("{port}:80\n")),
+        (&["inspect", "--format", "config.command", name], "[]\n"),
+    ] {
+        run(words).assert(0, told);
+    }
+    machine.refuse(&["inspect", "-f", "state.colour"], "has no field state.colour; `rvisor inspect");
+    let one_of_two = run(&["inspect", &missing, name]);
+    assert_eq!((one_of_two.status.code(), one_of_two.stderr.lines().count()), (Some(FAILURE), 1));
+    let told: serde_json::Value = serde_json::from_str(&one_of_two.text()).expect("JSON");
+    assert_eq!((told.as_array().map(Vec::len), &told[0]["name"]), (Some(1), &name.into()));
+
+    // A stopped machine forwards nothing, whatever it was made with.
+    machine.tell(&["kill", "-s", "SIGTERM"]);
+    machine.ask(&["wait"]).assert(0, "0\n");
+    assert_eq!(machine.field("ports"), serde_json::json!([]));
+    assert_eq!(cell(&run(&["ps", "--all"]).text(), "PORTS", name), "");
+    machine.refuse(&["kill", "-s", "TERM"], "isn't running");
+    let without = ["run", "--rm", "--network", "none", "busybox", "--", "ls", "/sys/class/net"];
+    run(&without).assert(0, "lo\n");
+}
+
+fn what_was_said_last_is_told(machine: &Machine) {
+    let say = "printf 'one\\ntwo\\nthree\\n' >/dev/ttyS0";
+    machine.exec(&["sh", "-c", say]).assert(0, "");
+    while !machine.ask(&["logs"]).text().contains("three") {
+        thread::sleep(Duration::from_millis(20));
+    }
+    machine.ask(&["logs", "-n", "2"]).assert(0, "two\r\nthree\r\n");
+    machine.ask(&["logs", "--tail", "1"]).assert(0, "three\r\n");
+}
+
+fn who_only_listens_does_not_type(machine: &Machine) {
+    let mut terminal = Terminal::start(&mut rvisor(["attach", "--no-stdin", &machine.0]));
+    terminal.send("echo ty\"\"ped\n");
+    for number in 0..3 {
+        // The first may be said before anybody listens.
+        machine.exec(&["sh", "-c", &format!("sleep 0.3; echo heard-{number} >/dev/ttyS0")]).assert(0, "");
+    }
+    terminal.expect("heard-2", LIMIT);
+    assert!(!terminal.transcript().contains("typed"), "{}", terminal.transcript());
+    terminal.signal("TERM");
+    assert_eq!(terminal.end(LIMIT).code(), None);
+    assert_eq!(machine.field("state"), "running");
+}
+
+fn machine_is_copied_with_its_owners(machine: &Machine) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("owned");
+    fs::write(&path, "content\n").expect("a file");
+    // Only an administrator can; others' files don't belong to root anyway.
+    let _ = chown(&path, Some(1234), Some(5678));
+    let owner =
+        fs::metadata(&path).map(|owned| format!("{}:{}\n", owned.uid(), owned.gid())).expect("a file");
+    assert_ne!(owner, "0:0\n");
+    let (from, to) = (path.to_str().expect("text"), format!("{}:/root/owned", machine.0));
+    for (option, owner) in [(&["-a"][..], &*owner), (&["--archive"], &owner), (&[], "0:0\n")] {
+        let words = [&["cp"], option, &[from, &to]].concat();
+        run(&words).assert(0, "");
+        machine.exec(&["stat", "-c", "%u:%g", "/root/owned"]).assert(0, owner);
+    }
+
+    // The whole machine, over standard output and input: as itself, and as another that isn't started.
+    let exported = machine.ask(&["export"]);
+    assert_eq!(exported.status.code(), Some(0), "{}", exported.stderr);
+    let import = |stem: &str, options: &[&str]| {
+        let made = Machine::named(stem);
+        let words = [&["import"], options, &["-", &made.0]].concat();
+        finish(&mut rvisor(words), &exported.stdout, LIMIT).assert(0, &format!("{}\n", made.0));
+        made
+    };
+    let moved = import("moved-options", &[]);
+    moved.exec(&["hostname"]).assert(0, &format!("{}\n", machine.0));
+    let copy = import("copy-options", &["--copy", "--no-start"]);
+    assert_eq!(copy.field("state"), "created");
+    copy.tell(&["start"]);
+    copy.exec(&["cat", "/root/owned"]).assert(0, "content\n");
+    copy.exec(&["hostname"]).assert(0, &format!("{}\n", copy.0));
+
+    // All of several are removed, and waited for, even if one isn't there.
+    let missing = format!("{}-missing", copy.0);
+    let removed = run(&["rm", "-f", &moved.0, &missing, &copy.0]);
+    removed.assert(0, &format!("{}\n{}\n", moved.0, copy.0));
+    assert_eq!(removed.stderr.lines().count(), 1, "{}", removed.stderr);
+    let ends =
+        |code| Machine::run(&format!("ends-{code}"), &["busybox", "--", "sh", "-c", &format!("exit {code}")]);
+    let (first, second) = (ends(3), ends(4));
+    run(&["wait", &second.0, &first.0]).assert(0, "4\n3\n");
+    let waited = run(&["wait", &first.0, &missing, &second.0]);
+    waited.assert(FAILURE, "3\n4\n");
+    assert!(waited.stderr.contains(&missing) && waited.stderr.lines().count() == 1, "{}", waited.stderr);
+    // A name that is wrong is told of while the others still run.
+    let mut waiting =
+        rvisor(["wait", &machine.0, &missing]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut line = String::new();
+    let told = BufReader::new(waiting.stderr.take().expect("a pipe")).read_line(&mut line);
+    assert!(told.is_ok() && line.contains(&missing), "{line}");
+    assert!(waiting.try_wait().expect("a child").is_none(), "it waits for the other");
+    let _ = waiting.kill();
+    let _ = waiting.wait();
+}
+
+fn listings_have_their_columns(machine: &Machine, forwarded: &str) {
+    let listed = run(&["ps"]).text();
+    for (column, told) in [("IMAGE", "busybox"), ("COMMAND", "(console)"), ("PORTS", forwarded)] {
+        assert_eq!(cell(&listed, column, &machine.0), told, "{listed}");
+    }
+    assert!(cell(&listed, "STATUS", &machine.0).starts_with("running, started "), "{listed}");
+    assert!(run(&["ps", "--quiet"]).text().lines().any(|line| line == machine.0));
+
+    let network = format!("{}-net", machine.0);
+    run(&["network", "create", "--subnet", "10.213.7.0/24", &network]).assert(0, &format!("{network}\n"));
+    let listed = run(&["network", "ls"]).text();
+    run(&["network", "rm", &network]).assert(0, &format!("{network}\n"));
+    assert_eq!(cell(&listed, "SUBNET", &network), "10.213.7.0/24", "{listed}");
+    assert_eq!(cell(&listed, "REACHES", &network), "the world", "{listed}");
+
+    run(&["snapshot", "create", &machine.0, "one"]).assert(0, "one\n");
+    let listed = machine.ask(&["snapshot", "ls"]).text();
+    assert_eq!(cell(&listed, "MACHINE", "one"), "running", "{listed}");
+    assert!(cell(&listed, "CREATED", "one").starts_with("20"), "{listed}");
+    let removed = run(&["snapshot", "rm", &machine.0, "none", "one"]);
+    removed.assert(FAILURE, "one\n");
+    assert_eq!(removed.stderr.lines().count(), 1, "{}", removed.stderr);
+}
+
+fn streams_go_on(machine: &Machine) {
+    let mut samples = 0;
+    stream(&["stats", "--format", "json", &machine.0], |line| {
+        let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(told[0]["name"], machine.0.as_str());
+        samples += 1;
+        samples == 2
+    });
+    let mut seen = Vec::new();
+    stream(&["events", "--since", "1h", "--format", "json"], |line| {
+        let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        if event["machine"] != machine.0.as_str() {
+            return false;
+        }
+        if seen.is_empty() {
+            // It happens while somebody listens.
+            machine.tell(&["pause"]);
+            machine.tell(&["resume"]);
+        }
+        seen.push(event["action"].as_str().expect("text").to_owned());
+        seen.last().is_some_and(|action| action == "unpause")
+    });
+    assert_eq!(seen.first().map(String::as_str), Some("create"));
+    // One that has an end ends by itself.
+    let ended = run(&["events", "--since", "1h", "--until", "0"]);
+    assert!(ended.status.success() && ended.text().contains(&machine.0), "{}", ended.text());
 }
