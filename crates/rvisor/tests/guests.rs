@@ -187,7 +187,7 @@ fn number_of_the_failing_check_is_the_exit_code() {
 #[test]
 fn sleeping_guest_ends_at_the_time_limit() {
     let output = boot("sleeps", &["--timeout", "2"]);
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(124));
     assert!(String::from_utf8_lossy(&output.stdout).contains("asleep"));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(errors.trim_end().lines().count(), 1, "one line says why: {errors}");
