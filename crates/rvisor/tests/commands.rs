@@ -29,20 +29,60 @@ fn commands(words: &[String]) -> Vec<Vec<String>> {
     if below.is_empty() { vec![words.to_vec()] } else { below }
 }
 
+/// The long options of a command.
+fn options(command: &[String]) -> Vec<String> {
+    let question: Vec<_> = command.iter().map(String::as_str).chain(["--help"]).collect();
+    let help = told(&question);
+    let listed = help.lines().skip_while(|line| *line != "Options:").skip(1);
+    let options = listed.filter_map(|line| {
+        // Descriptions stand further to the right.
+        let line = line.strip_prefix("  ").filter(|line| !line.starts_with("       "))?;
+        let name = line.trim_start().split([' ', ',']).find(|word| word.starts_with("--"))?;
+        (!["--help", "--version"].contains(&name)).then(|| name.to_owned())
+    });
+    options.collect()
+}
+
+/// Whether a text has a word that isn't a part of a longer one.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    })
+}
+
 #[test]
-fn book_has_every_command() {
+fn words_are_found_whole() {
+    assert!(has_word("`rvisor rm`", "rvisor rm") && has_word("--all, -a", "--all"));
+    assert!(!has_word("rvisor rmi x", "rvisor rm") && !has_word("--all-of-it ---all", "--all"));
+}
+
+#[test]
+fn book_has_every_command_with_its_options() {
     let pages = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src")).expect("the book");
     let pages = pages.flatten().map(|entry| fs::read_to_string(entry.path()).expect("a page"));
-    let book: String = pages.collect();
+    let pages: Vec<String> = pages.collect();
     let all = commands(&[]);
     assert!(all.len() > 40 && all.contains(&vec!["snapshot".into(), "restore".into()]), "{all:?}");
-    let has = |command: &[String]| {
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for command in &all {
         let words = command.join(" ");
-        // A group's commands may be listed under its name.
-        book.contains(&format!("rvisor {words}")) || book.contains(&format!("`{words}"))
-    };
-    let missing: Vec<_> = all.iter().filter(|command| !has(command)).collect();
-    assert!(missing.is_empty(), "no page of the book has {missing:?}");
+        let names = [format!("rvisor {words}"), format!("`{words}")];
+        let about: Vec<_> =
+            pages.iter().filter(|page| names.iter().any(|name| has_word(page, name))).collect();
+        if about.is_empty() {
+            missing.push(words.clone());
+        }
+        for option in options(command) {
+            count += 1;
+            if !about.iter().any(|page| has_word(page, &option)) {
+                missing.push(format!("{words} {option}"));
+            }
+        }
+    }
+    assert!(count > 100, "{count} options");
+    assert!(missing.is_empty(), "no page of the book has {missing:#?}");
 }
 
 #[test]
