@@ -1,6 +1,7 @@
 //! Runs the program as a user would, and never waits for it for ever.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod book;
 pub mod guests;
 pub mod monitor;
 pub mod package;
