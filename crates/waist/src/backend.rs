@@ -98,8 +98,8 @@ pub trait BlockBackend: Send {
     fn submit(&mut self, request: BlockRequest);
     /// Takes one finished request, in any order.
     fn complete(&mut self) -> Option<BlockCompletion>;
-    /// Waits until every submitted request has finished, so that a reset leaves none behind that still
-    /// touches guest memory. Their completions are dropped.
+    /// Waits until none of the submitted requests is on its way, so that a reset leaves none behind that still touches
+    /// guest memory. Those that weren't begun may be left undone; completions are dropped.
     fn drain(&mut self);
     /// The same, but their completions can be taken.
     fn settle(&mut self);

@@ -462,6 +462,11 @@ impl<D: Drive + 'static> BlockBackend for RangeDisk<D> {
     }
 
     fn drain(&mut self) {
+        // Whoever resets its device must not have others wait for all that it has asked for: what isn't on the way stays undone.
+        self.shared.state.lock().clients[self.client]
+            .jobs
+            .iter_mut()
+            .for_each(|job| job.fail(BlockError::Io));
         self.settle();
         self.shared.state.lock().clients[self.client].done.clear();
     }

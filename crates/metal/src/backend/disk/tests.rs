@@ -178,6 +178,26 @@ fn drained_disk_has_nothing_left() {
 }
 
 #[test]
+fn whoever_resets_a_disk_waits_for_what_is_on_the_way_and_no_more() {
+    let shared = shared(true, 8);
+    let (mut disk, _memory) = attach(&shared, 0, RANGE);
+    (0..50).for_each(|id| disk.submit(read(id, 0, vec![segment(0, 256 << 10)])));
+    shared.work(|drive| {
+        // Other guests' drive goes on.
+        drive.is_stuck = false;
+        drive.room = 0;
+    });
+    shared.state.lock().drive.room = 8;
+    let log = || shared.state.lock().drive.log.len();
+    let before = log();
+    disk.drain();
+    assert_eq!((before, disk.complete()), (log(), None));
+    // It can be used again.
+    disk.submit(read(1, 0, vec![segment(0, 512)]));
+    assert_eq!(disk.complete(), Some(BlockCompletion { id: 1, result: Ok(()) }));
+}
+
+#[test]
 fn ranges_are_checked_against_the_drive() {
     let shared = shared(false, 8);
     let range = |start, sectors| shared.check(DiskRange { start, sectors, read_only: false });
