@@ -86,10 +86,11 @@ fn costs_alone_and_as_guest(kernel: &Path, append: &str, options: &[&[&str]]) ->
     printed.collect()
 }
 
-/// Random instructions on CSRs, code that is rewritten, accesses to where the monitor may be, text that may be a copy, and their sums; then
+/// Random instructions on CSRs, what looks like them, code that is rewritten, accesses to where the monitor may be, text that may be a copy, and their sums; then
 /// all that traps. With the lines that each prints, whose last word is dropped.
-const OPERATIONS: [(&str, u32, usize); 8] = [
+const OPERATIONS: [(&str, u32, usize); 9] = [
     ("csrs", 300, 2),
+    ("illegal", 20, 2),
     ("rewrite", 2000, 2),
     ("probe", 40, 2),
     ("hide", 40, 2),

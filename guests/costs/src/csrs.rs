@@ -1,6 +1,10 @@
-//! CSR instructions on random values and registers, many in a row: their sum is the same wherever they are executed.
+//! CSR instructions on random values and registers, many in a row, and what only looks like them: their sum is the same
+//! wherever they are executed.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::start::Frame;
 
 global_asm!(
     r#"
@@ -56,12 +60,35 @@ csr_round:
     addi    sp, sp, 112
     csrw    sscratch, zero
     ret
+
+    # lookalikes(): instructions of floating point, which is off, and ones that don't exist, with the numbers of CSRs where
+    # CSR instructions have them.
+    .globl lookalikes
+lookalikes:
+    li      t0, 0
+    .irp opcode, 0x53, 0x07, 0x6b
+    .irp number, 0x100, 0x140, 0x141, 0x142, 0x143
+    .irp function, 0, 1, 2, 3, 4, 5, 6, 7
+    li      a0, 0x55
+    .word   \number << 20 | \function << 12 | 10 << 7 | \opcode
+    slli    t1, t0, 1
+    add     t0, t0, t1
+    add     t0, t0, a0
+    .endr
+    .endr
+    .endr
+    mv      a0, t0
+    ret
+    .globl lookalikes_end
+lookalikes_end:
     .option pop
     "#
 );
 
 unsafe extern "C" {
     safe fn csr_round(registers: &mut [u64; 32]);
+    safe fn lookalikes() -> usize;
+    static lookalikes_end: u8;
 }
 
 /// So many rounds; prints their sum.
@@ -79,4 +106,33 @@ pub fn run(count: usize) {
         sum = registers.iter().fold(sum, |sum, value| sum.rotate_left(7) ^ value);
     }
     crate::println!("costs: {sum:#x} is the sum");
+}
+
+static ILLEGAL: AtomicUsize = AtomicUsize::new(0);
+
+/// So many rounds of what looks like CSR instructions; prints how often that was illegal, and what it left behind.
+pub fn imitate(count: usize) {
+    const FS: usize = 3 << 13;
+    let mut sum = 0usize;
+    for _ in 0..count {
+        let (before, after): (usize, usize);
+        // SAFETY: this kernel doesn't calculate with floating point.
+        unsafe { asm!("csrc sstatus, {1}", "csrr {0}, sstatus", out(reg) before, in(reg) FS) };
+        let registers = lookalikes();
+        // SAFETY: reads a register.
+        unsafe { asm!("csrr {}, sstatus", out(reg) after) };
+        sum = sum.rotate_left(7) ^ registers ^ (before ^ after).rotate_left(32);
+    }
+    crate::println!("costs: {sum:#x} is the sum with {} illegal ones", ILLEGAL.load(Ordering::Relaxed));
+}
+
+/// One of the above: it is stepped over.
+pub fn is_illegal(frame: &mut Frame) -> bool {
+    let place = lookalikes as *const () as usize..(&raw const lookalikes_end) as usize;
+    let is_illegal = frame.cause == 2 && place.contains(&frame.x[0]);
+    if is_illegal {
+        ILLEGAL.fetch_add(1, Ordering::Relaxed);
+        frame.x[0] += 4;
+    }
+    is_illegal
 }

@@ -15,7 +15,7 @@ pub struct Operation {
 }
 
 /// All of them.
-const OPERATIONS: [Operation; 12] = [
+const OPERATIONS: [Operation; 13] = [
     Operation { name: "compute", run: |count| run_user(entry(Part::Compute), count) },
     Operation { name: "null", run: |count| run_user(entry(Part::Null), count) },
     Operation { name: "fault", run: fault },
@@ -25,6 +25,7 @@ const OPERATIONS: [Operation; 12] = [
     Operation { name: "sbi", run: |count| (0..count).for_each(|_| _ = sbi::specification_version()) },
     Operation { name: "status", run: status },
     Operation { name: "csrs", run: crate::csrs::run },
+    Operation { name: "illegal", run: crate::csrs::imitate },
     Operation { name: "rewrite", run: crate::tricks::rewrite },
     Operation { name: "probe", run: crate::tricks::probe_all },
     Operation { name: "hide", run: crate::tricks::hide },
@@ -95,7 +96,8 @@ pub fn on_trap(frame: &mut Frame) {
     const TIMER: usize = 1 << 63 | 5;
     const CALL: usize = 8;
     const LOAD_PAGE_FAULT: usize = 13;
-    if crate::tricks::is_probe(frame) || crate::tricks::is_breakpoint(frame) {
+    if crate::tricks::is_probe(frame) || crate::tricks::is_breakpoint(frame) || crate::csrs::is_illegal(frame)
+    {
         return;
     }
     match frame.cause {
