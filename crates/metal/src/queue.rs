@@ -78,14 +78,21 @@ struct Group {
     used: u64,
 }
 
-/// All tasks, and which physical harts have none.
+/// A physical hart.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// Until when it sleeps, in ticks, where it has nothing to run.
+    idle: Option<u64>,
+    /// Where a group that has waited starts at the earliest: the virtual time of the one that is furthest behind here.
+    floor: u64,
+}
+
+/// All tasks, and the physical harts that share them.
 pub struct Queue {
     tasks: Vec<Task>,
     groups: Vec<Group>,
-    idle: Vec<bool>,
+    places: Vec<Place>,
     slice: u64,
-    /// Where a group that has waited starts at the earliest.
-    floor: u64,
 }
 
 /// Virtual time of one tick at weight 1.
@@ -131,9 +138,8 @@ impl Queue {
         Self {
             tasks: Vec::new(),
             groups: Vec::new(),
-            idle: alloc::vec![false; harts],
+            places: alloc::vec![Place::default(); harts],
             slice: slice.max(LEAST_SLICE),
-            floor: 0,
         }
     }
 
@@ -151,7 +157,8 @@ impl Queue {
     }
 
     /// Takes the task that `hart` is to run from `now` on. Without one, the hart counts as idle until it asks
-    /// again.
+    /// again, and has to ask at [`idle_until`](Self::idle_until). Others may have become ready that it can't run: see
+    /// [`help`](Self::help).
     pub fn pick(&mut self, hart: usize, now: u64) -> Option<Picked> {
         for id in 0..self.tasks.len() {
             if matches!(self.tasks[id].state, State::Waiting(Some(until)) if until <= now) {
@@ -164,8 +171,11 @@ impl Queue {
             .filter(|id| self.is_runnable(*id) && self.groups[self.tasks[*id].group].allows(hart))
             // Among tasks of a group, the one that has waited longest.
             .min_by_key(|id| (self.groups[self.tasks[*id].group].virtual_time, self.tasks[*id].since));
-        self.idle[hart] = first.is_none();
-        let task = first?;
+        self.places[hart].idle = None;
+        let Some(task) = first else {
+            self.places[hart].idle = Some(self.next_deadline(hart, now).unwrap_or(u64::MAX));
+            return None;
+        };
         let Task { group, since, .. } = self.tasks[task];
         let until = self.slice_end(hart, group, now);
         let entry = &mut self.tasks[task];
@@ -174,12 +184,39 @@ impl Queue {
         Some(Picked { task, until, stolen: now.saturating_sub(since) })
     }
 
+    /// What an idle hart has to be told: there is a task that it could run.
+    pub fn help(&mut self) -> Wake {
+        let mut runnable = (0..self.tasks.len()).filter(|id| self.is_runnable(*id));
+        runnable
+            .find_map(|id| self.idle_hart(self.tasks[id].group))
+            .map_or(Wake::Nothing, |hart| self.interrupt_idle(hart))
+    }
+
+    /// An idle hart that a group may run on.
+    fn idle_hart(&self, group: GroupId) -> Option<usize> {
+        let group = &self.groups[group];
+        (0..self.places.len()).find(|hart| self.places[*hart].idle.is_some() && group.allows(*hart))
+    }
+
+    /// The next one that needs a hart shall have another.
+    fn interrupt_idle(&mut self, hart: usize) -> Wake {
+        self.places[hart].idle = None;
+        Wake::Interrupt(hart)
+    }
+
+    /// When a hart for which there was no task has to ask again, in ticks.
+    #[must_use]
+    pub fn idle_until(&self, hart: usize) -> u64 {
+        // Whoever isn't idle any more has been interrupted.
+        self.places[hart].idle.unwrap_or(u64::MAX)
+    }
+
     fn is_runnable(&self, id: TaskId) -> bool {
         self.tasks[id].state == State::Ready && self.groups[self.tasks[id].group].may_run()
     }
 
     /// When a task of `group` that begins now has to stop: with its slice, its cap, or when another's timer goes off
-    /// for which no other hart is idle.
+    /// for which no idle hart wakes.
     fn slice_end(&self, hart: usize, group: GroupId, now: u64) -> u64 {
         let group = &self.groups[group];
         let mut slice = self.slice;
@@ -187,10 +224,16 @@ impl Queue {
             slice = slice.min(group.allowance().saturating_sub(group.used));
         }
         let end = now + slice.max(LEAST_SLICE);
-        if self.idle.iter().any(|idle| *idle) {
-            return end;
-        }
-        end.min(self.next_deadline(hart, now).unwrap_or(u64::MAX)).max(now + LEAST_SLICE)
+        // One that sleeps longer didn't know of it when it went to sleep.
+        let is_served = |group: GroupId, deadline: u64| {
+            let mut places = self.places.iter().enumerate();
+            places.any(|(other, place)| {
+                place.idle.is_some_and(|until| until <= deadline) && self.groups[group].allows(other)
+            })
+        };
+        let deadlines = self.deadlines(hart, now).filter(|(group, deadline)| !is_served(*group, *deadline));
+        let first = deadlines.map(|(_, deadline)| deadline).min().unwrap_or(u64::MAX);
+        end.min(first).max(now + LEAST_SLICE)
     }
 
     /// Gives a task back that ran until `now`.
@@ -218,16 +261,14 @@ impl Queue {
 
     /// The hart that a task which is now ready should have: an idle one, or that of the task that is furthest ahead.
     fn place_for(&mut self, id: TaskId) -> Wake {
-        let group = &self.groups[self.tasks[id].group];
-        if !group.may_run() {
+        let group = self.tasks[id].group;
+        if !self.groups[group].may_run() {
             return Wake::Nothing;
         }
-        let idle = (0..self.idle.len()).find(|hart| self.idle[*hart] && group.allows(*hart));
-        if let Some(hart) = idle {
-            // The next one woken shall have another.
-            self.idle[hart] = false;
-            return Wake::Interrupt(hart);
+        if let Some(hart) = self.idle_hart(group) {
+            return self.interrupt_idle(hart);
         }
+        let group = &self.groups[group];
         let running = self.tasks.iter().filter_map(|task| match task.state {
             State::Running(hart) if group.allows(hart) => Some((self.groups[task.group].virtual_time, hart)),
             _ => None,
@@ -243,42 +284,62 @@ impl Queue {
     fn make_ready(&mut self, id: TaskId, now: u64) {
         self.raise_floor();
         let group = self.tasks[id].group;
-        if !self.is_active(group) {
-            let group = &mut self.groups[group];
-            group.virtual_time = group.virtual_time.max(self.floor);
+        if !is_active(&self.tasks, group) {
+            self.lift(group);
         }
         let task = &mut self.tasks[id];
         (task.state, task.since) = (State::Ready, now);
     }
 
-    fn is_active(&self, group: GroupId) -> bool {
-        let is_active = |task: &Task| matches!(task.state, State::Ready | State::Running(_));
-        self.tasks.iter().any(|task| task.group == group && is_active(task))
+    /// A hart's floor follows the group that is furthest behind, of those that could run there; who couldn't gets no
+    /// credit.
+    fn raise_floor(&mut self) {
+        for (hart, place) in self.places.iter_mut().enumerate() {
+            let active = |id: &GroupId| {
+                let group = &self.groups[*id];
+                group.may_run() && group.allows(hart) && is_active(&self.tasks, *id)
+            };
+            let least = (0..self.groups.len()).filter(active).map(|id| self.groups[id].virtual_time).min();
+            place.floor = place.floor.max(least.unwrap_or(0));
+        }
+        for id in 0..self.groups.len() {
+            if !self.groups[id].may_run() {
+                self.lift(id);
+            }
+        }
     }
 
-    /// The floor follows the group that is furthest behind, of those that could run; who couldn't gets no credit.
-    fn raise_floor(&mut self) {
-        let active = (0..self.groups.len()).filter(|id| self.groups[*id].may_run() && self.is_active(*id));
-        let least = active.map(|id| self.groups[id].virtual_time).min();
-        self.floor = self.floor.max(least.unwrap_or(0));
-        for group in self.groups.iter_mut().filter(|group| !group.may_run()) {
-            group.virtual_time = group.virtual_time.max(self.floor);
-        }
+    /// Takes from a group the credit for the time that it waited.
+    fn lift(&mut self, group: GroupId) {
+        let group = &mut self.groups[group];
+        let floors = self
+            .places
+            .iter()
+            .enumerate()
+            .filter(|(hart, _)| group.allows(*hart))
+            .map(|(_, place)| place.floor);
+        group.virtual_time = group.virtual_time.max(floors.max().unwrap_or(0));
     }
 
     /// When something can change for `hart`: the first timer of a waiting task, the next window of a throttled group.
     #[must_use]
     pub fn next_deadline(&self, hart: usize, now: u64) -> Option<u64> {
-        let deadline = |task: &Task| {
+        self.deadlines(hart, now).map(|(_, deadline)| deadline).min()
+    }
+
+    /// When something can change for `hart`, and through which group.
+    fn deadlines(&self, hart: usize, now: u64) -> impl Iterator<Item = (GroupId, u64)> {
+        let deadline = move |task: &Task| {
             let group = &self.groups[task.group];
-            match task.state {
+            let deadline = match task.state {
                 _ if group.is_paused || !group.allows(hart) => None,
                 State::Waiting(until) => until,
                 State::Ready if group.is_throttled() => Some(group.window + WINDOW),
                 _ => None,
-            }
+            };
+            deadline.filter(|deadline| *deadline > now).map(|deadline| (task.group, deadline))
         };
-        self.tasks.iter().filter_map(deadline).filter(|deadline| *deadline > now).min()
+        self.tasks.iter().filter_map(deadline)
     }
 
     /// Starts a task whose guest was off. Returns what to do about it.
@@ -309,6 +370,12 @@ impl Queue {
     pub fn ran(&self, id: TaskId) -> (u64, u64) {
         (self.tasks[id].ran, self.tasks[id].switches)
     }
+}
+
+/// Whether one of a group's tasks runs or could.
+fn is_active(tasks: &[Task], group: GroupId) -> bool {
+    let is_active = |task: &Task| matches!(task.state, State::Ready | State::Running(_));
+    tasks.iter().any(|task| task.group == group && is_active(task))
 }
 
 #[cfg(test)]

@@ -106,12 +106,16 @@ pub fn run(hart: &mut PhysicalHart, home: &'static Home) -> ! {
             home.look_at_keyboard();
         }
         state.preempted.store(false, Ordering::SeqCst);
-        let picked = home.queue.lock().pick(hart.index(), now);
+        let (picked, wake) = {
+            let mut queue = home.queue.lock();
+            (queue.pick(hart.index(), now), queue.help())
+        };
+        home.carry_out(wake);
         state.own.fetch_add(hart.now().saturating_sub(own_since), Ordering::Relaxed);
         if let Some(picked) = picked {
             home.run_task(hart, &picked);
         } else if !READY.any() {
-            let until = home.queue.lock().next_deadline(hart.index(), now).unwrap_or(u64::MAX);
+            let until = home.queue.lock().idle_until(hart.index());
             let asleep = hart.now();
             hart.sleep(if hart.index() == 0 { until.min(next_look) } else { until });
             hart.clear_software_interrupt();

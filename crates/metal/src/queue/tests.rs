@@ -89,6 +89,7 @@ fn guest_runs_only_where_its_affinity_allows() {
     queue.put(1, 10, State::Waiting(None));
     assert_eq!((queue.next_deadline(0, 10), queue.next_deadline(1, 10)), (None, Some(20)));
     assert_eq!((queue.pick(0, 11), queue.pick(1, 11)), (None, None));
+    assert_eq!((queue.idle_until(0), queue.idle_until(1)), (u64::MAX, 20));
     assert_eq!(queue.wake(0, 12), Wake::Interrupt(1));
     assert_eq!(queue.pick(0, 13), None);
 }
@@ -189,4 +190,77 @@ fn task_of_an_ended_guest_never_runs() {
     assert_eq!((queue.wake(0, 1), queue.pick(0, 1)), (Wake::Nothing, None));
     assert_eq!(queue.start(0, 2), Wake::Interrupt(0));
     assert!(queue.pick(0, 2).is_some());
+}
+
+#[test]
+fn idle_hart_is_told_of_a_task_that_another_cannot_run_now() {
+    let mut queue = queue(2, &[share(1), share(1)]);
+    for id in [0, 1] {
+        queue.put(id, 0, State::Waiting(Some(100)));
+    }
+    assert_eq!((queue.pick(1, 10), queue.help()), (None, Wake::Nothing));
+    // Both timers go off where one can run.
+    assert!(queue.pick(0, 100).is_some());
+    assert_eq!((queue.help(), queue.help()), (Wake::Interrupt(1), Wake::Nothing));
+}
+
+#[test]
+fn idle_hart_is_told_of_a_task_whose_slice_is_over() {
+    let mut queue = queue(2, &[share(1)]);
+    assert!(queue.pick(0, 0).is_some());
+    assert_eq!((queue.pick(1, 0), queue.idle_until(1)), (None, u64::MAX));
+    let other = queue.add_group(share(1));
+    let other = queue.add(other);
+    queue.start(other, 10);
+    assert!(queue.pick(1, 10).is_some());
+    queue.put(other, 20, State::Waiting(None));
+    assert_eq!(queue.pick(1, 20), None);
+    queue.put(0, SLICE, State::Ready);
+    queue.wake(other, SLICE);
+    // The one that was woken was given the idle hart; the first has its own.
+    assert_eq!(queue.pick(0, SLICE).map(|picked| picked.task), Some(0));
+    assert_eq!(queue.help(), Wake::Nothing);
+}
+
+#[test]
+fn idle_hart_is_told_of_none_that_it_may_not_run() {
+    let mut queue = queue(2, &[Share { affinity: 1, ..share(1) }, Share { affinity: 1, ..share(1) }]);
+    assert_eq!(queue.pick(1, 0), None);
+    assert!(queue.pick(0, 0).is_some());
+    assert_eq!(queue.help(), Wake::Nothing);
+}
+
+#[test]
+fn slice_is_cut_for_a_timer_that_no_idle_hart_knows() {
+    let mut queue = queue(2, &[share(1), share(1)]);
+    // The other hart went to sleep before the timer was set.
+    queue.put(1, 0, State::Waiting(None));
+    assert!(queue.pick(0, 0).is_some());
+    assert_eq!(queue.pick(1, 0), None);
+    queue.put(0, 10, State::Ready);
+    queue.tasks[1].state = State::Waiting(Some(9000));
+    assert_eq!(queue.pick(0, 10).map(|picked| picked.until), Some(9000));
+    // And when it has looked again, it isn't.
+    queue.put(0, 20, State::Ready);
+    assert_eq!((queue.pick(1, 20).map(|picked| picked.task), queue.pick(0, 20)), (Some(0), None));
+    assert_eq!(queue.idle_until(0), 9000);
+    queue.put(0, 30, State::Ready);
+    assert_eq!(queue.pick(1, 30).map(|picked| picked.until), Some(30 + SLICE));
+}
+
+#[test]
+fn who_slept_has_no_credit_where_a_slower_clock_runs_elsewhere() {
+    let pinned = |weight, hart: u64| Share { affinity: 1 << hart, ..share(weight) };
+    // The first group's virtual time passes slowly, on a hart of its own.
+    let mut queue = queue(2, &[pinned(1000, 1), pinned(100, 0), pinned(100, 0)]);
+    queue.put(2, 0, State::Waiting(None));
+    work(&mut queue, 2, LONG);
+    queue.wake(2, LONG);
+    let turns = (0..100).filter(|turn| {
+        let picked = queue.pick(0, LONG + turn * 10).unwrap();
+        queue.put(picked.task, LONG + turn * 10 + 10, State::Ready);
+        picked.task == 2
+    });
+    let turns = turns.count();
+    assert!((49..=52).contains(&turns), "{turns}");
 }
