@@ -45,9 +45,10 @@ pub struct FakeHart {
     pub csrs: VirtualCsrs,
     /// The guest's instruction, wherever it is.
     pub instruction: Option<u32>,
-    /// Interrupts made pending, and those that the guest clears.
+    /// Interrupts made pending, and those that the guest clears and sets.
     pub injected: Vec<u64>,
     pub cleared: u64,
+    pub set: u64,
 }
 
 impl FakeHart {
@@ -171,7 +172,7 @@ impl VirtualProcessor for FakeHart {
     }
 
     fn injected(&self) -> u64 {
-        self.injected.last().copied().unwrap_or(0) & !self.cleared
+        self.injected.last().copied().unwrap_or(0) & !self.cleared | self.set
     }
 
     fn enter_virtual(&mut self, _registers: VirtualRegisters<'_>, float: u64) -> VirtualTrap {

@@ -26,6 +26,8 @@ const DELEGATED: u64 =
     1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 15;
 /// VSSIP, VSTIP and VSEIP.
 const VIRTUAL_INTERRUPTS: u64 = 1 << 2 | 1 << 6 | 1 << 10;
+/// `hstateen0.ENVCFG`: `senvcfg`.
+const STATE_ENVCFG: u64 = 1 << 62;
 /// `hcounteren.TM`.
 const TIME_COUNTER: u64 = 1 << 1;
 const VMID_SHIFT: u32 = 44;
@@ -46,7 +48,8 @@ pub fn set_up() -> (u32, bool) {
         asm::write_vsatp(0);
         asm::write_hgatp(VMIDS);
         if asm::probe_csr::<HSTATEEN0>().is_some() {
-            asm::write_hstateen0(u64::MAX);
+            // What else could be a guest's own isn't switched with it.
+            asm::write_hstateen0(STATE_ENVCFG);
         }
     }
     let bits = (asm::read_hgatp() & VMIDS).count_ones();

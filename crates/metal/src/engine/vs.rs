@@ -127,9 +127,8 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
         let float = if self.float.is_live() { mstatus::FS } else { 0 };
         let trap = self.processor.enter_virtual(registers, float);
         hart.privilege = if is_supervisor { Privilege::Supervisor } else { Privilege::User };
-        if self.processor.injected() & mip::SSIP << VIRTUAL == 0 {
-            hart.csr.mip &= !mip::SSIP;
-        }
+        // The guest may have cleared it or set it.
+        hart.csr.mip = hart.csr.mip & !mip::SSIP | self.processor.injected() >> VIRTUAL & mip::SSIP;
         trap
     }
 

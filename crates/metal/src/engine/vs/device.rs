@@ -2,7 +2,7 @@
 
 use rvisor_hart::{AccessKind, DeviceAccess, Exit, Hart, Target, Trap};
 use rvisor_isa::{Exception, Instruction, Op, decode};
-use rvisor_waist::{GuestPhysical, GuestVirtual, Width};
+use rvisor_waist::{GuestPhysical, GuestVirtual, PAGE_SIZE, Width};
 
 use super::{Vs, cause};
 use crate::virtualization::{VirtualProcessor, VirtualTrap};
@@ -12,7 +12,9 @@ impl<P: VirtualProcessor> Vs<'_, P> {
     pub(super) fn access(&mut self, hart: &mut Hart, trap: &VirtualTrap) -> Option<Exit> {
         // Where the code is gone meanwhile, the guest's next fetch says so.
         let instruction = decode(self.processor.fetch(hart.pc)?);
-        let access = instruction.and_then(|instruction| {
+        // Else it is the walk of the guest's tables that found no RAM.
+        let is_own = trap.guest_physical % PAGE_SIZE == trap.value % PAGE_SIZE;
+        let access = instruction.filter(|_| is_own).and_then(|instruction| {
             if is_float(instruction.op) {
                 self.float.park(hart, self.processor);
             }

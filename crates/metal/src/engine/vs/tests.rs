@@ -82,13 +82,16 @@ fn compressed_store_outside_ram_is_a_device_access() {
 #[test]
 fn atomics_and_crossing_accesses_to_devices_are_access_faults() {
     // amoadd.w x5, x6, (x7); lw x5, 0(x6) at an odd address.
-    for (bits, address) in [(0x0063_a2af, UART.base.0), (0x0003_2283, UART.base.0 + 1)] {
+    for (bits, offset) in [(0x0063_a2af, 0), (0x0003_2283, 1)] {
         let mut test = Test::new();
         test.processor.instruction = Some(bits);
-        test.trap(cause::STORE, 0x77, address);
+        test.trap(cause::STORE, 0x7000 + offset, UART.base.0 + offset);
         assert_eq!(test.run(), Exit::Budget);
         let csr = &test.hart.hart.csr;
-        assert_eq!((test.hart.hart.pc, csr.scause, csr.stval, csr.sepc), (HANDLER, 7, 0x77, BASE.0));
+        assert_eq!(
+            (test.hart.hart.pc, csr.scause, csr.stval, csr.sepc),
+            (HANDLER, 7, 0x7000 + offset, BASE.0)
+        );
     }
 }
 
@@ -170,6 +173,29 @@ fn interrupts_are_injected_and_one_that_the_guest_clears_is_gone() {
     test.processor.time = 0;
     test.run();
     assert_eq!(test.hart.hart.csr.mip & mip::SSIP, 0);
+}
+
+#[test]
+fn software_interrupt_that_the_guest_sets_for_itself_stays() {
+    let mut test = Test::new();
+    test.processor.set = mip::SSIP << 1;
+    test.trap(cause::CALL, 0, 0);
+    test.run();
+    assert_eq!(test.hart.hart.csr.mip & mip::SSIP, mip::SSIP);
+    test.processor.set = 0;
+    test.run();
+    assert_eq!(test.processor.injected.last(), Some(&(mip::SSIP << 1)));
+}
+
+#[test]
+fn walk_of_the_guests_tables_outside_ram_is_an_access_fault() {
+    // lw x5, 0(x6), and an entry of a table where a device is.
+    let mut test = Test::new();
+    test.processor.instruction = Some(0x0003_2283);
+    test.trap(cause::LOAD, 0xffff_0004, UART.base.0 + 8);
+    assert_eq!(test.run(), Exit::Budget);
+    let csr = &test.hart.hart.csr;
+    assert_eq!((test.hart.hart.pc, csr.scause, csr.stval, csr.sepc), (HANDLER, 5, 0xffff_0004, BASE.0));
 }
 
 #[test]
