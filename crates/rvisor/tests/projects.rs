@@ -5,13 +5,13 @@ mod common;
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use common::book::Page;
-use common::{Ended, Machine, finish, rvisor};
+use common::{Ended, Machine, finish, images, rvisor};
 use rvisor_images::Store;
 
 /// For cargo and a machine, on a slow and busy host.
@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 const PAGE: &str = "recipes-for-projects.md";
 const CARGO: &str = "`cargo test` with Rvisor as the runner";
+const MAKE: &str = "`make check` of a C project";
 const CI: &str = "A job in CI";
 
 /// Words at the beginning of commands that install something, which is done before a test.
@@ -44,11 +45,14 @@ impl Project {
         project
     }
 
-    /// Writes a file of it.
+    /// Writes a file of it. One that begins with `#!` can be executed.
     fn write(&self, name: &str, content: &str) {
         let path = self.path.join(name);
         fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
-        fs::write(path, content).expect("a file");
+        fs::write(&path, content).expect("a file");
+        if content.starts_with("#!") {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("a program");
+        }
     }
 
     fn place(&self) -> &str {
@@ -272,6 +276,84 @@ fn cargo_tests_a_package_with_std() {
     assert_passed(&all);
     assert!(all.text().contains("test runs_in_its_own_directory ... ok"), "{}", all.text());
     project.run(&[remove]).assert(0, &format!("{}\n", machine.0));
+}
+
+/// A project as autoconf has it, without autoconf.
+const CONFIGURED: [(&str, &str); 6] = [
+    (
+        "configure",
+        r#"#!/bin/sh
+set -e
+case $1 in --host=*) cc=${1#--host=}-gcc ;; *) cc=cc ;; esac
+echo 'int check[sizeof(void *) == 8 ? 1 : -1];' >conftest.c
+$cc -c conftest.c
+rm conftest.c conftest.o
+sed "s/@CC@/$cc/" Makefile.in >Makefile
+"#,
+    ),
+    (
+        "Makefile.in",
+        "sum: main.o sum.o\n\t@CC@ -o $@ $^\n%.o: %.c\n\t@CC@ -O2 -c -o $@ $<\n\
+         check: sum\n\t./sum <numbers | diff expected -\n\t@echo checked on `uname -m`\n",
+    ),
+    ("sum.c", "long sum(long a, long b) { return a + b; }\n"),
+    (
+        "main.c",
+        "#include <stdio.h>\nlong sum(long, long);\nint main(void) {\n    long all = 0, number;\n    \
+         while (scanf(\"%ld\", &number) == 1) all = sum(all, number);\n    printf(\"%ld\\n\", all);\n    return 0;\n}\n",
+    ),
+    ("numbers", "1\n2\n3\n"),
+    ("expected", "6\n"),
+];
+
+/// The session under the page's heading that begins with these words, with the tests' image.
+fn session(page: &Page, words: &str) -> Vec<String> {
+    let image = format!(" {} ", images::with_compiler());
+    let mut sessions = page.sessions(MAKE).into_iter();
+    let session = sessions.find(|commands| commands[0].starts_with(words)).expect("a session");
+    session.into_iter().map(|command| command.replace(" build ", &image)).collect()
+}
+
+/// Checks that the project was built for RISC-V, that its check has passed, and whose its files are.
+#[track_caller]
+fn assert_checked(project: &Project, ended: &Ended) {
+    /// `EM_RISCV`, where an ELF file names its machine.
+    const RISCV: [u8; 2] = [243, 0];
+    assert_eq!(ended.status.code(), Some(0), "{}{}", ended.text(), ended.stderr);
+    assert!(ended.text().ends_with("\nchecked on riscv64\n"), "{}", ended.text());
+    let owner = fs::metadata(&project.path).expect("the project");
+    for name in ["Makefile", "main.o", "sum.o", "sum"] {
+        let file = fs::metadata(project.path.join(name)).expect("what was built");
+        assert_eq!((file.uid(), file.gid()), (owner.uid(), owner.gid()), "{name}");
+    }
+    assert_eq!(fs::read(project.path.join("sum")).expect("the program")[18..20], RISCV);
+}
+
+#[test]
+fn c_project_is_built_and_checked_in_a_guest() {
+    /// What make ends with if a command has failed.
+    const MAKE_FAILED: i32 = 2;
+    let page = Page::open(PAGE);
+    assert!(page.code(MAKE, "toml")[0].starts_with("# build.toml\n"));
+    let session = session(&page, "rvisor build build.toml");
+    // What the first one does is done.
+    let [_, check] = &session[..] else { panic!("two commands: {session:?}") };
+    let project = Project::new(&CONFIGURED);
+    assert_checked(&project, &project.run(&[check]));
+
+    project.write("expected", "7\n");
+    let failed = project.run(&[check]);
+    assert_eq!(failed.status.code(), Some(MAKE_FAILED), "{}{}", failed.text(), failed.stderr);
+    assert!(failed.text().ends_with("\n< 7\n---\n> 6\n"), "{}", failed.text());
+}
+
+#[test]
+#[ignore = "needs make and Debian's gcc-riscv64-linux-gnu"]
+fn c_project_that_was_built_here_is_checked_in_a_guest() {
+    let session = session(&Page::open(PAGE), "./configure");
+    let project = Project::new(&CONFIGURED);
+    let ended = project.run(&session.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_checked(&project, &ended);
 }
 
 /// The variables of the page's job, for a workspace.

@@ -3,6 +3,7 @@
 
 pub mod book;
 pub mod guests;
+pub mod images;
 pub mod monitor;
 pub mod package;
 
