@@ -6,9 +6,11 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
-use common::{Machine, finish, rvisor};
+use common::{Ended, Machine, finish, images, rvisor};
 
 /// For anything that a machine does, on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -59,7 +61,7 @@ fn guest_works_on_shared_directories_and_files_are_the_user_s() {
                     0:0 750\n1000001\nthrough\nlocked\nno device\n0\n";
     ended.assert(0, expected);
 
-    let sum = std::process::Command::new("sha256sum").arg(src.join("moved")).output().unwrap();
+    let sum = Command::new("sha256sum").arg(src.join("moved")).output().unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     assert_eq!(sum.split(' ').next(), fs::read_to_string(src.join("sum")).unwrap().split('\n').next());
     assert_eq!(fs::read(src.join("soft")).unwrap(), fs::read(src.join("copy")).unwrap());
@@ -99,6 +101,96 @@ fn shares_are_there_in_a_booted_system_and_for_other_users() {
     assert_eq!(exec(&["-u", "nobody-here"], "true").status.code(), Some(126));
     assert_eq!(fs::read_to_string(host.path().join("g")).unwrap(), "mine\n");
     assert_eq!(fs::metadata(host.path().join("g")).unwrap().uid(), rustix::process::geteuid().as_raw());
+}
+
+/// A project in C that counts words.
+const PROJECT: [(&str, &str); 5] = [
+    (".gitignore", "*.o\n/words\n"),
+    ("Makefile", "words: main.o count.o\n\tcc -o $@ $^\n%.o: %.c count.h\n\tcc -O2 -c -o $@ $<\n"),
+    ("count.h", "long count(void);\n"),
+    (
+        "count.c",
+        "#include <stdio.h>\n#include \"count.h\"\nlong count(void) {\n    long words = 0;\n    char word[100];\n    \
+         while (scanf(\"%99s\", word) == 1) words++;\n    return words;\n}\n",
+    ),
+    (
+        "main.c",
+        "#include <stdio.h>\n#include \"count.h\"\nint main(void) { printf(\"%ld\\n\", count()); return 0; }\n",
+    ),
+];
+
+/// When a file was written, in nanoseconds since 1970.
+fn written(path: &Path) -> i128 {
+    let file = fs::metadata(path).expect("a file");
+    i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec())
+}
+
+#[test]
+fn c_project_with_its_repository_is_built_in_the_guest() {
+    /// A user of the guest, who has no rights there but over the share.
+    const USER: &str = "1000:1000";
+    const COMMIT: &str = "git -c user.name=A -c user.email=a@example.org commit --quiet --all --message";
+    let image = images::with_compiler();
+    let host = tempfile::tempdir().unwrap();
+    let src = host.path().join("src");
+    fs::create_dir(&src).unwrap();
+    for (name, content) in PROJECT {
+        fs::write(src.join(name), content).unwrap();
+    }
+    let here = |script: &str| -> Ended {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).current_dir(&src);
+        finish(shell.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null"), b"", LIMIT)
+    };
+    here(&format!("git init --quiet && git add . && {COMMIT} first")).assert(0, "");
+    let machine = Machine::named("project");
+    let volume = format!("{}:/src:uid=1000,gid=1000", src.display());
+    let words = ["run", "-d", "--name", &machine.0, "-v", &volume, image, "--", "sleep", "infinity"];
+    finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
+    let guest = |script: &str| -> Ended {
+        let words = ["exec", "-u", USER, "-e", "HOME=/tmp", "-w", "/src", &machine.0, "sh", "-c", script];
+        finish(&mut rvisor(words), b"", LIMIT)
+    };
+    let status = |expected: &str| {
+        let ask = "git status --porcelain --ignored";
+        guest(ask).assert(0, expected);
+        here(ask).assert(0, expected);
+    };
+    status("");
+
+    let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i128;
+    let (main, count) = ("cc -O2 -c -o main.o main.c\n", "cc -O2 -c -o count.o count.c\n");
+    let link = "cc -o words main.o count.o\n";
+    guest("make").assert(0, &format!("{main}{count}{link}"));
+    guest("make").assert(0, "make: 'words' is up to date.\n");
+    guest("echo one two three | ./words").assert(0, "3\n");
+    let products = "!! count.o\n!! main.o\n!! words\n";
+    status(products);
+    let times = ["main.c", "main.o", "count.o", "words"].map(|name| written(&src.join(name)));
+    assert!(times.is_sorted(), "{times:?}");
+    // The host's file systems tell the time of their clock's last tick, up to ten milliseconds ago.
+    assert!(times[0] < begun && begun - 10_000_000 <= times[1], "{begun} {times:?}");
+
+    // Each side sees what the other one changes.
+    fs::write(src.join("count.c"), PROJECT[3].1.replace("words++", "words += 2")).unwrap();
+    guest("make").assert(0, &format!("{count}{link}"));
+    guest("echo one two three | ./words").assert(0, "6\n");
+    status(&format!(" M count.c\n{products}"));
+    guest(&format!("{COMMIT} second")).assert(0, "");
+    status(products);
+    here("git fsck --strict --no-progress && git log --format=%s").assert(0, "second\nfirst\n");
+
+    let owner = fs::metadata(&src).unwrap();
+    let mut directories = vec![src];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let (path, file) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
+            assert_eq!((file.uid(), file.gid()), (owner.uid(), owner.gid()), "{}", path.display());
+            if file.is_dir() {
+                directories.push(path);
+            }
+        }
+    }
 }
 
 #[test]
