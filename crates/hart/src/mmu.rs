@@ -328,17 +328,16 @@ impl Hart {
         })
     }
 
-    /// `sfence.vma` and `sinval.vma`: forgets the translations of a page (or of all pages), of an address
-    /// space (or of all address spaces). In a virtual machine, those of the virtual machine.
+    /// `sfence.vma` and `sinval.vma` outside virtual machines: forgets the translations of a page (or of all pages),
+    /// of an address space (or of all address spaces). `(None, None)` forgets those of virtual machines too.
+    ///
+    /// The hart may be in a virtual machine: other harts ask for such a fence whatever it does meanwhile.
     pub fn fence_vma(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
-        if self.virtualized {
-            self.fence_guest(address, asid);
-        } else {
-            self.tlb.flush(address, asid);
-        }
+        self.tlb.flush(address, asid);
     }
 
-    /// `hfence.vvma` and `hinval.vvma`: the same for the virtual machine of `hgatp.VMID`.
+    /// `hfence.vvma` and `hinval.vvma`, and in a virtual machine `sfence.vma` and `sinval.vma`: the same for the
+    /// virtual machine of `hgatp.VMID`.
     pub fn fence_guest(&mut self, address: Option<GuestVirtual>, asid: Option<u16>) {
         self.tlb.flush_guest(GuestFence {
             vmid: Some(self.csr.vmid()),

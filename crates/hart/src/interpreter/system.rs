@@ -64,7 +64,11 @@ pub fn execute<E: Environment>(
             hart.check_fence_vma()?;
             let address = (instruction.rs1 != 0).then(|| GuestVirtual(x[instruction.rs1]));
             let asid = (instruction.rs2 != 0).then(|| x[instruction.rs2] as u16);
-            hart.fence_vma(address, asid);
+            if hart.virtualized {
+                hart.fence_guest(address, asid);
+            } else {
+                hart.fence_vma(address, asid);
+            }
         }
         Op::SfenceWInval | Op::SfenceInvalIr => hart.check_fence_invalidate()?,
         Op::CboInval => manage(hart, env, x, instruction, CacheBlock::Invalidate)?,

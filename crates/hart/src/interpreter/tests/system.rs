@@ -167,6 +167,27 @@ fn sfence_vma_makes_page_tables_visible() {
 }
 
 #[test]
+fn fence_that_others_ask_for_is_the_supervisors_while_the_hart_is_in_a_virtual_machine() {
+    let world = World::new();
+    let (first, second) = (RAM + 0x4000, RAM + 0x5000);
+    world.ram.set_double(first, 1);
+    world.ram.set_double(second, 2);
+    map(&world, 0x1000, RAM, RWX);
+    map(&world, 0x4000, first, RWX);
+    put(&world, RAM, &[asm(Op::Ld, A0, A1, 0, 0), asm(Op::Wfi, 0, 0, 0, 0)]);
+    let mut hart = hart_at(&world, 0x1000);
+    enter_sv39(&mut hart);
+    hart.x[A1 as usize] = 0x4000;
+    assert_eq!((hart.run(&world, 100), hart.x[A0 as usize]), (Exit::WaitForInterrupt, 1));
+    map(&world, 0x4000, second, RWX);
+    hart.virtualized = true;
+    hart.fence_vma(None, Some(0));
+    hart.virtualized = false;
+    hart.pc = 0x1000;
+    assert_eq!((hart.run(&world, 100), hart.x[A0 as usize]), (Exit::WaitForInterrupt, 2));
+}
+
+#[test]
 fn cbo_zero_clears_its_block() {
     let world = World::new();
     for offset in (0..192).step_by(8) {
