@@ -11,6 +11,7 @@ pub struct State {
     x: [u64; 32],
     f: [u64; 32],
     privilege: Privilege,
+    virtualized: bool,
     csr: Csrs,
     reservation: Option<Reservation>,
 }
@@ -24,6 +25,7 @@ impl State {
             x: hart.x,
             f: hart.f,
             privilege: hart.privilege,
+            virtualized: hart.virtualized,
             csr: hart.csr.clone(),
             reservation: hart.reservation,
         }
@@ -36,6 +38,7 @@ impl State {
         hart.x = self.x;
         hart.f = self.f;
         hart.privilege = self.privilege;
+        hart.virtualized = self.virtualized;
         hart.csr = self.csr.clone();
         hart.reservation = self.reservation;
         hart.fence_vma(None, None);
@@ -48,6 +51,7 @@ impl State {
             format!("pc: {:#x}", self.pc),
             format!("retired: {}", self.retired),
             format!("privilege: {:?}", self.privilege),
+            format!("virtualized: {}", self.virtualized),
         ];
         lines.extend((1..).zip(&self.x[1..]).map(|(number, x)| format!("x{number}: {x:#x}")));
         lines.extend((0..).zip(&self.f).map(|(number, f)| format!("f{number}: {f:#x}")));

@@ -2,6 +2,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+use rvisor_isa::csr::{hgatp, hstatus, mstatus, satp};
+use rvisor_isa::{Exception, Privilege};
 use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::{Backends, Extensions, TranslationMode, VmConfig};
 use rvisor_waist::Word;
@@ -17,6 +19,7 @@ const WFI: u32 = 0x1050_0073;
 const A0: usize = 10;
 const A1: usize = 11;
 const A2: usize = 12;
+const A3: usize = 13;
 /// Where the tests' programs have their data.
 const DATA: GuestPhysical = GuestPhysical(RAM_BASE.0 + 0x8000);
 
@@ -59,7 +62,7 @@ impl Test {
             harts: 1,
             machine_mode: false,
             translation: TranslationMode::Sv57,
-            hypervisor: false,
+            hypervisor: true,
             extensions: Extensions::ALL,
         };
         let stream = || Stream::new().backend();
@@ -133,6 +136,44 @@ fn what_a_device_wrote_between_slices_reaches_the_interpreter() {
     test.vm.memory().write(DATA, &7u64.to_le_bytes()).expect("inside RAM");
     engine.run(&mut test.hart, &test.vm, 100);
     assert_eq!((test.found.get(), test.hart.hart.x[A1]), (None, 7));
+}
+
+#[test]
+fn virtualization_mode_that_differs_is_found() {
+    let text = Test::new(&PROGRAM).found_with(2, |hart, _| hart.hart.virtualized = true);
+    assert!(text.contains("virtualized: true and false"), "{text}");
+    assert!(text.contains("after 2 instructions, in the 1 from 0x80000008 on"), "{text}");
+}
+
+#[test]
+fn virtual_machine_runs_in_slices_of_any_length() {
+    const SRET: u32 = 0x1020_0073;
+    /// `hlv.d a1, (a3)`
+    const HLV_D_A1_A3: u32 = 0x6c06_c5f3;
+    const HANDLER: u64 = 12;
+    /// The second stage's root, and its entry for a gibibyte of RAM: VRWXUAD.
+    const ROOT: GuestPhysical = GuestPhysical(RAM_BASE.0 + 0x4000);
+    const ENTRY: u64 = RAM_BASE.0 >> 12 << 10 | 0xdf;
+    for budget in [1, 2, 100] {
+        // In the virtual machine the first hlv.d is a virtual instruction: its trap leads to the same one in HS-mode.
+        let mut test = Test::new(&[SRET, ADDI_A0_A0_1, SD_A0_8_A2, HLV_D_A1_A3, WFI]);
+        test.vm.memory().store(ROOT.offset(8 * (RAM_BASE.0 >> 30)), ENTRY).expect("inside RAM");
+        let hart = &mut test.hart.hart;
+        hart.x[A3] = DATA.0 + 8;
+        hart.csr.mstatus |= mstatus::SPP;
+        hart.csr.hstatus |= hstatus::SPV;
+        hart.csr.hgatp = satp::SV39 << satp::MODE_SHIFT | 1 << hgatp::VMID_SHIFT | ROOT.0 >> 12;
+        (hart.csr.sepc, hart.csr.stvec) = (RAM_BASE.0 + 4, RAM_BASE.0 + HANDLER);
+        let mut engine = test.translator();
+        while engine.run(&mut test.hart, &test.vm, budget) != Exit::WaitForInterrupt {
+            assert_eq!(test.found.get(), None);
+        }
+        let hart = &test.hart.hart;
+        assert_eq!((test.found.get(), hart.x[A1], engine.excused), (None, 1, 0));
+        assert_eq!(hart.csr.scause, Exception::VirtualInstruction.code());
+        assert_eq!((hart.virtualized, hart.privilege), (false, Privilege::Supervisor));
+        assert_eq!(hart.csr.hstatus & hstatus::SPV, hstatus::SPV);
+    }
 }
 
 #[test]
