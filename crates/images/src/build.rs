@@ -317,6 +317,12 @@ impl Build<'_> {
             for entry in tar.entries()? {
                 let mut entry = entry?;
                 if entry.path()?.to_string_lossy().trim_start_matches("./") == wanted {
+                    // A sparse one would fill the host's disk.
+                    if entry.size() > OUTPUT_SIZE {
+                        return Err(io::Error::other(
+                            "its initial RAM disk is larger than the disk that it is on",
+                        ));
+                    }
                     return io::copy(&mut entry, &mut File::create(self.path("initrd"))?);
                 }
             }

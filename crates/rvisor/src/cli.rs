@@ -152,6 +152,9 @@ pub enum Command {
         /// The machine
         machine: String,
     },
+    /// Run a builder VM (what `pull` and `build` do this with)
+    #[command(hide = true)]
+    BuilderProcess,
     /// Pack guests for the type-1 home into one file, and try it out
     Bundle {
         #[command(subcommand)]
@@ -575,6 +578,8 @@ pub struct Pull {
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
+    pub confinement: Confinement,
+    #[command(flatten)]
     pub mirror: Mirror,
 }
 
@@ -585,6 +590,8 @@ pub struct Build {
     /// Name of the image; else the recipe's file name
     #[arg(short, long)]
     pub tag: Option<String>,
+    #[command(flatten)]
+    pub confinement: Confinement,
     #[command(flatten)]
     pub mirror: Mirror,
 }

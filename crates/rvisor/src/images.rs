@@ -8,7 +8,7 @@ use rvisor_images::{Error, Image, Name, Options, Recipe, Store};
 use rvisor_instances::Machines;
 
 use crate::builder::LocalBuilder;
-use crate::cli::{Build, Format, List, Mirror, Pull, Rmi};
+use crate::cli::{Build, Confinement, Format, List, Mirror, Pull, Rmi};
 use crate::several::{self, each};
 use crate::table;
 
@@ -18,7 +18,9 @@ pub fn pull(options: &Pull) -> anyhow::Result<ExitCode> {
     let found = if options.force { None } else { find(&store, &options.image)? };
     let image = match found {
         Some(image) => image,
-        None => fetch(&store, &options.image, &options.mirror, options.force)?,
+        None => {
+            fetch(&store, &options.image, &options.mirror, options.force, &builder(&options.confinement))?
+        }
     };
     println!("{}", image.name);
     Ok(ExitCode::SUCCESS)
@@ -40,7 +42,7 @@ pub fn build(options: &Build) -> anyhow::Result<ExitCode> {
         &Name::parse(&name)?,
         &recipe,
         &build_options(&options.mirror, false),
-        &LocalBuilder,
+        &builder(&options.confinement),
         &*for_standard_error(),
     )?;
     println!("{}", image.name);
@@ -103,9 +105,20 @@ pub fn find(store: &Store, name: &str) -> anyhow::Result<Option<Image>> {
 }
 
 /// Pulls a built-in image.
-pub fn fetch(store: &Store, name: &str, mirror: &Mirror, refresh: bool) -> anyhow::Result<Image> {
+pub fn fetch(
+    store: &Store,
+    name: &str,
+    mirror: &Mirror,
+    refresh: bool,
+    builder: &LocalBuilder,
+) -> anyhow::Result<Image> {
     let progress = for_standard_error();
-    Ok(rvisor_images::pull(store, name, &build_options(mirror, refresh), &LocalBuilder, &*progress)?)
+    Ok(rvisor_images::pull(store, name, &build_options(mirror, refresh), builder, &*progress)?)
+}
+
+/// What runs builder VMs.
+pub fn builder(options: &Confinement) -> LocalBuilder {
+    LocalBuilder { unconfined: options.no_sandbox }
 }
 
 fn build_options(mirror: &Mirror, refresh: bool) -> Options {

@@ -136,6 +136,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::MachineProcess { store, arriving, machine } => {
             run::machine_process(&store, &machine, arriving)
         }
+        Command::BuilderProcess => builder::process(),
         Command::Disk { command } => disks::disk(&command),
         Command::Network { command } => networks::network(&command),
         Command::Snapshot { command } => snapshots::snapshot(&command),

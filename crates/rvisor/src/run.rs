@@ -56,7 +56,8 @@ pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
         );
     }
     let Some(image) = images::find(&store, &options.image)? else {
-        images::fetch(&store, &options.image, &options.mirror, false)?;
+        let builder = images::builder(&options.confinement);
+        images::fetch(&store, &options.image, &options.mirror, false, &builder)?;
         return Err(begin_again());
     };
     if options.size.memory < image.manifest.memory {

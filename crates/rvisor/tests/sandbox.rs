@@ -5,17 +5,21 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::process::{Command, Stdio};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{LIMIT, Machine, finish, rvisor};
+use common::{LIMIT, Machine, finish, rvisor, wait};
 use libc as c;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rvisor_images::Store;
 use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
 
 /// A thread that is stopped by this process.
@@ -181,6 +185,96 @@ fn no_thread_of_a_machines_process_can_do_what_a_machine_need_not() {
         assert!(std::time::Instant::now() < deadline, "{}", machine.field("state"));
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A builder VM's process, as `build` starts one, with a guest that waits at its console.
+struct BuilderProcess {
+    child: Child,
+    /// Its guest's console.
+    output: BufReader<ChildStdout>,
+}
+
+impl BuilderProcess {
+    fn new(disks: &[(&Path, bool)]) -> Self {
+        finish(&mut rvisor(["pull", "busybox"]), b"", 9 * LIMIT).assert(0, "busybox\n");
+        let image = Store::open_default().and_then(|store| store.get("busybox")).expect("the image");
+        let description = serde_json::json!({
+            "kernel": image.kernel,
+            "initrd": image.run_initrd,
+            "append": image.manifest.append,
+            "disks": disks,
+            "memory": 128 << 20,
+            "unconfined": false,
+            "parent": std::process::id(),
+        });
+        let mut command = rvisor(["builder-process"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("rvisor starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        serde_json::to_writer(&mut stdin, &description).expect("a reader");
+        drop(stdin);
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut process = Self { child, output };
+        let mut line = Vec::new();
+        assert!(process.output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0), "the guest runs");
+        process
+    }
+}
+
+impl Drop for BuilderProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn builder_process_can_open_its_disks_and_nothing_else() {
+    let store = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| store.path().join(name);
+    for name in ["disk", "payload", "secret"] {
+        File::create(path(name)).and_then(|file| file.set_len(1 << 20)).expect("a file");
+    }
+    let builder = BuilderProcess::new(&[(&path("disk"), false), (&path("payload"), true)]);
+    let process = builder.child.id() as i32;
+    let all = threads(process);
+    for name in ["disk", "hart-0", "output"] {
+        assert!(all.iter().any(|(_, it)| it == name), "{all:?}");
+    }
+    let main = Stopped::new(process);
+    let place = Place::of(&main);
+    let here = c::AT_FDCWD as u64;
+    for (thread, name) in &all {
+        let stopped = if *thread == process { None } else { Some(Stopped::new(*thread)) };
+        let target = stopped.as_ref().unwrap_or(&main);
+        let open = |path: &Path, flags: i32| {
+            let at = place.text(&main, path.to_str().expect("text"));
+            target.call(&place, c::SYS_openat, [here, at, flags as u64, 0o600, 0, 0])
+        };
+        for (disk, flags) in [("disk", c::O_RDWR), ("payload", c::O_RDONLY)] {
+            let opened = open(&path(disk), flags);
+            assert!(opened.is_some_and(|it| it >= 0), "{name}: {disk}: {opened:?}");
+        }
+        assert_eq!(open(&path("payload"), c::O_RDWR), EACCES, "{name}");
+        assert_eq!(open(&path("secret"), c::O_RDONLY), EACCES, "{name}");
+        assert_eq!(open(&path("new"), c::O_WRONLY | c::O_CREAT), EACCES, "{name}");
+        assert_eq!(open(Path::new("/etc/passwd"), c::O_RDONLY), EACCES, "{name}");
+        for family in [c::AF_INET, c::AF_UNIX] {
+            let socket = [family as u64, c::SOCK_STREAM as u64, 0, 0, 0, 0];
+            assert_eq!(target.call(&place, c::SYS_socket, socket), EPERM, "{name}");
+        }
+        let fork = target.call(&place, c::SYS_clone, [c::SIGCHLD as u64, 0, 0, 0, 0, 0]);
+        assert_eq!(fork, EPERM, "{name}");
+        stopped.into_iter().for_each(Stopped::free);
+    }
+    main.free();
+}
+
+#[test]
+fn builder_process_ends_with_the_thread_that_started_it() {
+    let starter = thread::spawn(|| BuilderProcess::new(&[]));
+    let mut builder = starter.join().expect("a process");
+    let ended = wait(&mut builder.child, LIMIT).expect("it ends");
+    assert_eq!(ended.signal(), Some(c::SIGKILL));
 }
 
 #[test]
