@@ -3,6 +3,7 @@
 //! What comes from a guest isn't trusted: it is unpacked into a directory of its own, out of which nothing leads, and
 //! moved to its place when it is whole.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -207,48 +208,129 @@ impl Write for Sink {
 /// # Errors
 /// As for [`copy_to_guest`].
 pub fn copy_from_guest(directory: &Directory, from: &str, to: &Path) -> Result<()> {
-    let only_content = from.ends_with("/.");
-    let path = if only_content { from.trim_end_matches("/.") } else { from.trim_end_matches('/') };
-    let (folder, name) = split(if path.is_empty() { "/" } else { path });
-    let (folder, name) = match name {
-        Some(name) => (folder, name),
-        None => (from.to_owned(), ".".into()),
-    };
-    let into = to.is_dir();
-    let parent = match to.parent() {
-        _ if into => to,
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let draft = Draft::new(parent)?;
-    let word = if name == "." { name.clone() } else { format!("./{name}") };
-    let mut session = session(directory, &["tar", "-c", "-f", "-", "-C", &folder, &word])?;
+    let copy = CopyOut::new(from, to)?;
+    let mut session = session(directory, &["tar", "-c", "-f", "-", "-C", &copy.folder, &copy.word()])?;
     let (reader, writer) = io::pipe().context("copy to", to)?;
-    let unpacked = draft.0.clone();
-    let unpacker = thread::spawn(move || {
-        let mut archive = tar::Archive::new(io::BufReader::new(reader));
-        archive.set_overwrite(false);
-        let result = archive.unpack(&unpacked);
-        // The end of an archive is followed by zeros that somebody has to take.
-        let _ = io::copy(&mut archive.into_inner(), &mut io::sink());
-        result
-    });
+    let draft = copy.draft.0.clone();
+    let unpacker = thread::spawn(move || unpack(io::BufReader::new(reader), &draft));
     let code = finish(directory, &mut session, &mut { writer });
     let unpacked = unpacker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     match code? {
         0 => unpacked.context("copy to", to)?,
         _ => return Err(Error::Refused(format!("there is no {from} in the guest"))),
     }
-    let source = draft.0.join(&name);
-    let is_directory = fs::symlink_metadata(&source).context("copy", &source)?.is_dir();
-    let target = if into && !only_content && name != "." { to.join(&name) } else { to.to_owned() };
-    if is_directory && target.exists() && !target.is_dir() {
-        return Err(Error::Refused(format!(
-            "{} is a file; a directory can't take its place",
-            target.display()
-        )));
+    copy.settle()
+}
+
+/// What [`copy_from_guest`] does with an archive that the guest's `tar` has made of `from`: for fuzzing.
+///
+/// # Errors
+/// If it isn't an archive, or leads out of where it is unpacked.
+pub fn take_archive(archive: impl Read, from: &str, to: &Path) -> Result<()> {
+    let copy = CopyOut::new(from, to)?;
+    unpack(archive, &copy.draft.0).context("copy to", to)?;
+    copy.settle()
+}
+
+/// A file or directory of a guest that is to come to the host.
+struct CopyOut<'a> {
+    /// Where it is in the guest, and its name there.
+    folder: String,
+    name: String,
+    only_content: bool,
+    to: &'a Path,
+    draft: Draft,
+}
+
+impl<'a> CopyOut<'a> {
+    fn new(from: &str, to: &'a Path) -> Result<Self> {
+        let only_content = from.ends_with("/.");
+        let path = if only_content { from.trim_end_matches("/.") } else { from.trim_end_matches('/') };
+        let (folder, name) = split(if path.is_empty() { "/" } else { path });
+        let (folder, name) = match name {
+            Some(name) => (folder, name),
+            None => (from.to_owned(), ".".into()),
+        };
+        let parent = match to.parent() {
+            _ if to.is_dir() => to,
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        Ok(Self { folder, name, only_content, to, draft: Draft::new(parent)? })
     }
-    merge(&source, &target).context("copy to", &target)
+
+    /// What the guest's `tar` is to pack.
+    fn word(&self) -> String {
+        if self.name == "." { self.name.clone() } else { format!("./{}", self.name) }
+    }
+
+    /// Moves what was unpacked to its place.
+    fn settle(self) -> Result<()> {
+        let source = self.draft.0.join(&self.name);
+        fs::symlink_metadata(&source).context("copy", &source)?;
+        // A link is followed where the user has written it, and nowhere else: an earlier copy may have brought it.
+        let target = match self.to.is_dir() {
+            true if !self.only_content && self.name != "." => self.to.join(&self.name),
+            true => self.to.canonicalize().context("copy to", self.to)?,
+            false => self.to.to_owned(),
+        };
+        merge(&source, &target)
+    }
+}
+
+/// Unpacks an archive into a directory that nothing else is in, and out of which nothing in the archive leads.
+fn unpack(archive: impl Read, into: &Path) -> io::Result<()> {
+    /// Bytes that may stand before an entry's content: headers, and the long names in them.
+    const HEADERS: u64 = 1 << 20;
+    let left = Cell::new(HEADERS);
+    let mut archive = tar::Archive::new(Bounded { reader: archive, left: &left });
+    archive.set_overwrite(false);
+    let result = (|| {
+        let leads_out = || io::Error::other("the guest's archive leads out of where it is unpacked");
+        let mut directories = Vec::new();
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            left.set(u64::MAX);
+            if entry.header().entry_type().is_dir() {
+                // Last: they may be read-only.
+                directories.push(entry);
+            } else if !entry.unpack_in(into)? {
+                return Err(leads_out());
+            }
+            left.set(HEADERS);
+        }
+        // What is inside comes before what it is in.
+        directories.sort_by(|a, b| b.path_bytes().cmp(&a.path_bytes()));
+        for mut directory in directories {
+            if !directory.unpack_in(into)? {
+                return Err(leads_out());
+            }
+        }
+        Ok(())
+    })();
+    // The end of an archive is followed by zeros that somebody has to take.
+    left.set(u64::MAX);
+    let _ = io::copy(&mut archive.into_inner(), &mut io::sink());
+    result
+}
+
+/// A reader that fails where more is read than is left.
+struct Bounded<'a, R> {
+    reader: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other("the guest's archive has a header that doesn't end"));
+        }
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let length = self.reader.read(&mut buffer[..most])?;
+        self.left.set(left - length as u64);
+        Ok(length)
+    }
 }
 
 /// A directory beside the place where something is to be. Dropping it removes it.
@@ -274,20 +356,31 @@ impl Drop for Draft {
 }
 
 /// Moves a file or directory to its place; what is in a directory that exists stays unless something takes its place.
-fn merge(from: &Path, to: &Path) -> io::Result<()> {
-    let is_directory = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    if !is_directory(from) || !to.is_dir() {
-        return fs::rename(from, to);
+/// Links are never followed.
+fn merge(from: &Path, to: &Path) -> Result<()> {
+    let kind = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.file_type());
+    let is_directory = kind(from).context("copy", from)?.is_dir();
+    match kind(to) {
+        Ok(there) if is_directory && there.is_dir() => {
+            for entry in fs::read_dir(from).context("copy", from)? {
+                let entry = entry.context("copy", from)?;
+                merge(&entry.path(), &to.join(entry.file_name()))?;
+            }
+            Ok(())
+        }
+        Ok(there) if is_directory => {
+            let what = if there.is_symlink() { "link" } else { "file" };
+            let text = format!("{} is a {what}; a directory can't take its place", to.display());
+            Err(Error::Refused(text))
+        }
+        _ => fs::rename(from, to).context("copy to", to),
     }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        merge(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tar::EntryType;
+
     use super::*;
 
     #[test]
@@ -320,5 +413,78 @@ mod tests {
         let path = draft.0.clone();
         drop(draft);
         assert!(!path.exists());
+    }
+
+    /// An archive of such entries: kind, name, link or content.
+    fn archive(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (kind, name, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            // As it is: the crate would refuse what leads out.
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            let is_file = *kind == EntryType::Regular;
+            if !is_file {
+                header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+            }
+            let content = if is_file { text.as_bytes() } else { b"" };
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            tar.append(&header, content).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn second_copy_does_not_follow_a_link_that_the_first_has_brought() {
+        let directory = tempfile::tempdir().unwrap();
+        let (outside, to) = (directory.path().join("outside"), directory.path().join("to"));
+        fs::create_dir(&outside).unwrap();
+        fs::create_dir(&to).unwrap();
+        let link = outside.to_str().unwrap();
+        let first = archive(&[
+            (EntryType::Directory, "./x", ""),
+            (EntryType::Symlink, "./x/sub", link),
+            (EntryType::Symlink, "./y", link),
+        ]);
+        take_archive(first.as_slice(), "/x", &to).unwrap();
+        take_archive(first.as_slice(), "/y", &to).unwrap();
+        let second = archive(&[
+            (EntryType::Directory, "./x", ""),
+            (EntryType::Directory, "./x/sub", ""),
+            (EntryType::Regular, "./x/sub/file", "bad"),
+            (EntryType::Directory, "./y", ""),
+            (EntryType::Regular, "./y/file", "bad"),
+        ]);
+        for from in ["/x", "/y"] {
+            let error = take_archive(second.as_slice(), from, &to).unwrap_err().to_string();
+            assert!(error.contains("is a link; a directory can't take its place"), "{error}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // One that the user names is followed.
+        let named = directory.path().join("named");
+        std::os::unix::fs::symlink(&outside, &named).unwrap();
+        take_archive(second.as_slice(), "/y/.", &named).unwrap();
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "bad");
+    }
+
+    #[test]
+    fn archive_that_leads_out_or_has_an_endless_name_is_refused_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let to = directory.path().join("to");
+        fs::create_dir(&to).unwrap();
+        let mut endless = tar::Header::new_gnu();
+        endless.set_entry_type(EntryType::GNULongName);
+        endless.set_size(1 << 40);
+        endless.set_cksum();
+        let endless = endless.as_bytes().chain(io::repeat(b'x').take(2 << 20));
+        let error = take_archive(endless, "/x", &to).unwrap_err().to_string();
+        assert!(error.contains("a header that doesn't end"), "{error}");
+        let out = archive(&[(EntryType::Regular, "../x", "bad")]);
+        let error = take_archive(out.as_slice(), "/x", &to).unwrap_err().to_string();
+        assert!(error.contains("leads out"), "{error}");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

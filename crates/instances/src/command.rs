@@ -1,6 +1,7 @@
 //! The host's side of the one command that a machine was made for: three streams and a control port (the book, "The
 //! guest protocol").
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -152,6 +153,26 @@ impl<F: Fn()> Write for ControlReader<F> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Reads what a guest says on the control port, cut at `cut`, and checks that it makes no difference where it is cut, that the
+/// first outcome counts, and that no line is kept without end: for fuzzing.
+pub fn check_control(bytes: &[u8], cut: usize) {
+    let read = |pieces: &[&[u8]]| {
+        let (ports, told) = (CommandPorts::new(), Cell::new(0_usize));
+        let mut reader = ports.reader(|| told.set(told.get() + 1));
+        let mut first = None;
+        for piece in pieces {
+            assert_eq!(reader.write(piece).ok(), Some(piece.len()));
+            assert!(reader.line.len() <= LINE_LIMIT);
+            first = first.or_else(|| ports.outcome());
+            assert_eq!(ports.outcome(), first);
+        }
+        assert_eq!(first.is_some(), told.get() > 0);
+        (first, ports.is_ready())
+    };
+    let (before, after) = bytes.split_at(cut.min(bytes.len()));
+    assert_eq!(read(&[before, after]), read(&[bytes]));
 }
 
 fn parse(line: &str) -> Option<Outcome> {

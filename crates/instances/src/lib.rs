@@ -44,8 +44,9 @@ mod trace;
 mod usage;
 
 pub use agent::{AgentLink, ExecRequest};
-pub use archive::{copy_from_guest, copy_to_guest, pack_from_guest, unpack_to_guest};
+pub use archive::{copy_from_guest, copy_to_guest, pack_from_guest, take_archive, unpack_to_guest};
 pub use client::{Client, Session};
+pub use command::check_control;
 pub use config::{Config, EngineConfig, Paging, State, Status};
 pub use daemon::{Arrival, GO, PREPARED, READY, start_arriving, start_detached};
 pub use directory::{Directory, Listed, Lock, Machines, check_name};
