@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -146,6 +147,9 @@ pub struct MachineConfig {
     pub ports: Vec<Port>,
     /// Called at each power-on, reboots included, before the guest runs.
     pub on_power_on: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Called with a disk's file and the first error of the host's with it since the machine was made, from a thread of the
+    /// disk's.
+    pub on_disk_error: Option<Arc<DiskFailure>>,
     /// The serial line.
     pub serial: Stream,
     /// Thousandths of a host's processor that the harts may use together, if that is limited.
@@ -159,6 +163,9 @@ pub struct MachineConfig {
     /// [`HostMemory::page_map`], for a machine that is to be saved.
     pub page_map: Option<File>,
 }
+
+/// See [`MachineConfig::on_disk_error`].
+pub type DiskFailure = dyn Fn(&Path, &io::Error) + Send + Sync;
 
 /// Where a machine goes on: the state and the memory of one that was saved. The disks are the ones it had then, too.
 pub struct Origin {
@@ -570,8 +577,14 @@ fn slots(
     let (mut slots, mut counters, mut forwards) = (Vec::new(), Counters::default(), None);
     for (options, image) in config.disks.iter().zip(images) {
         let wake = Wake::new();
-        let disk =
-            Disk::new(Arc::clone(image) as _, options.identity(), Arc::clone(memory), wake.as_closure())?;
+        let (path, on_error) = (options.path.clone(), config.on_disk_error.clone());
+        let failed = move |error: &io::Error| {
+            if let Some(on_error) = &on_error {
+                on_error(&path, error);
+            }
+        };
+        let (image, identity) = (Arc::clone(image) as _, options.identity());
+        let disk = Disk::new(image, identity, Arc::clone(memory), wake.as_closure(), failed)?;
         counters.disks.push(disk.counters());
         slots.push(Slot::new(SlotKind::Disk, vec![wake], move |memory, line| {
             Transport::new(Blk::new(Box::new(disk)), memory, line)

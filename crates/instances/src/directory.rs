@@ -306,6 +306,12 @@ impl Directory {
         &self.name
     }
 
+    /// The same directory, for another thread.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let handle = self.handle.try_clone().context("open", &self.path)?;
+        Ok(Self { name: self.name.clone(), handle, path: self.path.clone(), root: self.root.clone() })
+    }
+
     /// The machine's name now: it may have been renamed.
     pub(crate) fn current_name(&self) -> String {
         let path = fs::read_link(format!("/proc/self/fd/{}", self.handle.as_raw_fd()));
@@ -365,6 +371,11 @@ impl Directory {
         let config = self.config()?;
         let own = config.base_disk.iter().map(|_| DISK.to_owned());
         Ok(own.chain((0..config.disks.len()).map(other_disk)).collect())
+    }
+
+    /// Where it is now, for people: it may have been renamed.
+    pub(crate) fn current_path(&self) -> PathBuf {
+        self.root.join(self.current_name())
     }
 
     /// What the machine is.

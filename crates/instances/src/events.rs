@@ -18,9 +18,10 @@ pub struct Event {
     pub time: u64,
     /// The machine's name.
     pub machine: String,
-    /// `create`, `start`, `pause`, `unpause`, `stop`, `kill`, `exec`, `die`, `rename` or `destroy`.
+    /// `create`, `start`, `pause`, `unpause`, `stop`, `kill`, `exec`, `disk-error`, `die`, `rename` or `destroy`.
     pub action: String,
-    /// More about it: the exit code of `die`, the new name of `rename`, `TERM` where a `kill` only asked.
+    /// More about it: the exit code of `die`, the new name of `rename`, `TERM` where a `kill` only asked, the disk's file and
+    /// the host's error of `disk-error`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
 }

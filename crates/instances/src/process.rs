@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rvisor_hosted::disk::{DiskOptions, Format};
 use rvisor_hosted::gdb::{GdbListener, GdbSession, Listening};
-use rvisor_hosted::machine::{Hold, Machine, MachineConfig, Origin};
+use rvisor_hosted::machine::{DiskFailure, Hold, Machine, MachineConfig, Origin};
 use rvisor_hosted::net::{BadTapName, Forward, Member, NetOptions, Place, Ports, Tap};
 use rvisor_hosted::runner::{Ending, HostedVm, OnReset, end_on_signals};
 use rvisor_hosted::sandbox::Sandbox;
@@ -156,6 +156,7 @@ impl VmProcess {
             engine: config.engine.kind(),
             translator: config.engine.translator(rest),
             on_power_on: Some(Box::new(move || on_power_on.reset())),
+            on_disk_error: on_disk_error(&directory, &config)?,
             origin,
             page_map: HostMemory::page_map(),
         };
@@ -449,6 +450,20 @@ fn keep_clock(agent: AgentLink) -> std::io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Tells of a disk that fails. The guest only knows that there is an error.
+fn on_disk_error(directory: &Directory, config: &Config) -> Result<Option<Arc<DiskFailure>>> {
+    if config.template {
+        return Ok(None);
+    }
+    let (events, directory) = (Events::new(directory.store()), directory.try_clone()?);
+    Ok(Some(Arc::new(move |path, error| {
+        // Its name may be another by now.
+        let path = directory.current_path().join(path.file_name().unwrap_or_default());
+        let detail = format!("{}: {error}", path.display());
+        events.add(&directory.current_name(), "disk-error", Some(detail));
+    })))
 }
 
 /// The machine's own copy-on-write disk if its image has one, and those beside it.

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{FAILURE, LIMIT, Machine, Terminal, finish, rvisor};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 #[test]
 fn machine_in_the_background_is_used_and_ended() {
@@ -561,4 +562,31 @@ fn streams_go_on(machine: &Machine) {
     // One that has an end ends by itself.
     let ended = run(&["events", "--since", "1h", "--until", "0"]);
     assert!(ended.status.success() && ended.text().contains(&machine.0), "{}", ended.text());
+}
+
+#[test]
+fn disk_that_fails_is_an_event_and_works_again() {
+    let machine = Machine::run("failing", &["--memory", "128M", "--disk", "size=64M", "busybox"]);
+    let process = Pid::from_raw(machine.pid().parse().expect("a number"));
+    let limit = |bytes| {
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum })
+            .expect("a process of the user's");
+    };
+    let write = || {
+        let words = ["dd", "if=/dev/urandom", "of=/dev/vda", "bs=1M", "count=16", "conv=fsync"];
+        machine.exec(&words).status.code()
+    };
+    // As if the host had no more room than this for any file.
+    limit(Some(4 << 20));
+    assert_eq!([write(), write()], [Some(1); 2]);
+    limit(getrlimit(Resource::Fsize).maximum);
+    assert_eq!(write(), Some(0));
+    let words = ["events", "--since", "1h", "--no-stream", "--format", "json"];
+    let told = finish(&mut rvisor(words), b"", LIMIT).text();
+    let events = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let own: Vec<_> =
+        events.filter(|it| it["machine"] == machine.0.as_str() && it["action"] == "disk-error").collect();
+    let disk = format!("machines/{}/disk-1.qcow2: File too large (os error 27)", machine.0);
+    assert!(own.len() == 1 && own[0]["detail"].as_str().is_some_and(|it| it.ends_with(&disk)), "{told}");
 }

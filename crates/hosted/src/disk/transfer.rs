@@ -34,7 +34,7 @@ impl<'a, M: GuestMemory> Transfer<'a, M> {
             image.read_at(offset, chunk)?;
             pieces
                 .take(length, |segment, range| memory.write(segment.address, &chunk[range]))
-                .map_err(io::Error::other)
+                .map_err(wrong_memory)
         })
     }
 
@@ -45,10 +45,15 @@ impl<'a, M: GuestMemory> Transfer<'a, M> {
             let chunk = &mut buffer[..length];
             pieces
                 .take(length, |segment, range| memory.read(segment.address, &mut chunk[range]))
-                .map_err(io::Error::other)?;
+                .map_err(wrong_memory)?;
             image.write_at(offset, chunk)
         })
     }
+}
+
+/// The guest has asked for this: it is no error of the host's.
+fn wrong_memory(error: OutOfRange) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 /// The bytes of `sectors` sectors from `sector` on; an error where the disk has no such sectors.

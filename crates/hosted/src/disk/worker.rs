@@ -28,7 +28,8 @@ pub struct Disk {
 
 impl Disk {
     /// Serves `image` for the guest whose RAM is `memory`. `identity` is what the guest reads as serial
-    /// number; `wake` is called from an I/O thread whenever there are new completions to take.
+    /// number; `wake` is called from an I/O thread whenever there are new completions to take, and `failed` with the first
+    /// error of the host's, if one comes.
     ///
     /// # Errors
     /// The host may refuse to make threads.
@@ -37,6 +38,7 @@ impl Disk {
         identity: String,
         memory: Arc<impl GuestMemory + 'static>,
         wake: Arc<dyn Fn() + Send + Sync>,
+        failed: impl Fn(&io::Error) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let counters = Arc::<Transfers>::default();
         let (served, counted, reported) = (Arc::clone(&image), Arc::clone(&counters), AtomicBool::new(false));
@@ -47,7 +49,7 @@ impl Disk {
                 if result.is_ok() {
                     count(&counted, &operation);
                 }
-                BlockCompletion { id, result: told(result, &reported) }
+                BlockCompletion { id, result: told(result, &reported, &failed) }
             });
         })?;
         Ok(Self { image, identity, counters, pool })
@@ -104,14 +106,22 @@ fn count(counters: &Transfers, operation: &BlockOperation) {
     traffic.count(segments.iter().map(|segment| u64::from(segment.length)).sum());
 }
 
-/// What the front end is told of a result. The first error is logged: a guest must not be able to fill the log.
-fn told(result: io::Result<()>, reported: &AtomicBool) -> Result<(), BlockError> {
+/// What the front end is told of a result. The first error of the host's is logged and told: a guest must not be able to
+/// fill the log, nor to make somebody look after a disk that is well.
+fn told(
+    result: io::Result<()>,
+    reported: &AtomicBool,
+    failed: &impl Fn(&io::Error),
+) -> Result<(), BlockError> {
+    use io::ErrorKind::{InvalidInput, ReadOnlyFilesystem, Unsupported};
     result.map_err(|error| {
-        if !reported.swap(true, Ordering::Relaxed) {
+        let is_guests = matches!(error.kind(), InvalidInput | ReadOnlyFilesystem | Unsupported);
+        if !is_guests && !reported.swap(true, Ordering::Relaxed) {
             log::warn!("disk request failed: {error} (further errors of this disk are not logged)");
+            failed(&error);
         }
         match error.kind() {
-            io::ErrorKind::Unsupported => BlockError::Unsupported,
+            Unsupported => BlockError::Unsupported,
             _ => BlockError::Io,
         }
     })

@@ -19,6 +19,8 @@ struct Bench {
     disk: Disk,
     memory: Arc<TestMemory>,
     woken: Receiver<()>,
+    /// Errors that were told.
+    told: Arc<Mutex<Vec<String>>>,
     next: u64,
 }
 
@@ -30,8 +32,11 @@ impl Bench {
         let wake = Arc::new(move || {
             let _ = sender.lock().unwrap().send(());
         });
-        let disk = Disk::new(image, "test".into(), Arc::clone(&memory), wake).unwrap();
-        Self { disk, memory, woken, next: 0 }
+        let told = Arc::<Mutex<Vec<_>>>::default();
+        let failures = Arc::clone(&told);
+        let failed = move |error: &io::Error| failures.lock().unwrap().push(error.to_string());
+        let disk = Disk::new(image, "test".into(), Arc::clone(&memory), wake, failed).unwrap();
+        Self { disk, memory, woken, told, next: 0 }
     }
 
     fn on_file(path: &Path, bytes: u64) -> Self {
@@ -209,7 +214,13 @@ fn write_under_limit(path: &Path) {
     let mut bench = Bench::new(DiskOptions::new(path).open().unwrap());
     bench.memory.write(GuestPhysical(BASE), &[0x77; 4096]).unwrap();
     bench.run(write(0, &[(0, 512)])).unwrap();
-    assert_eq!(bench.run(write(1024, &[(0, 4096)])), Err(BlockError::Io));
+    // What the guest does wrong is nobody's business but its own.
+    assert_eq!(bench.run(write(1 << 20, &[(0, 4096)])), Err(BlockError::Io));
+    assert!(bench.told.lock().unwrap().is_empty());
+    for _ in 0..2 {
+        assert_eq!(bench.run(write(1024, &[(0, 4096)])), Err(BlockError::Io));
+    }
+    assert_eq!(*bench.told.lock().unwrap(), ["File too large (os error 27)"]);
     // The disk still works.
     bench.run(write(1, &[(0, 512)])).unwrap();
 }
