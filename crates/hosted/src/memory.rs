@@ -199,6 +199,14 @@ impl HostMemory {
         self.journal.as_ref()
     }
 
+    /// Gives whole pages back to the host, by their bytes from the start. They read as what the file has, or else zeros.
+    fn give_back(&self, pages: Range<u64>) -> io::Result<()> {
+        let (start, length) = (self.base.offset(pages.start), pages.end - pages.start);
+        let start = self.pointer(start, length).map_err(io::Error::other)?;
+        // SAFETY: inside the mapping, which stays.
+        unsafe { madvise(start.as_ptr().cast(), length as usize, Advice::LinuxDontNeed) }.map_err(Into::into)
+    }
+
     /// Notes a write that is about to be made, or was just made.
     #[inline(always)]
     fn note_write(&self, address: GuestPhysical, length: u64) {
@@ -245,6 +253,31 @@ fn mark_data(file: &OwnedFd, size: u64, pages: &mut [bool]) -> io::Result<()> {
         if let Some(pages) = pages.get_mut((start / PAGE_SIZE) as usize..last) {
             pages.fill(true);
         }
+    }
+    Ok(())
+}
+
+/// Does something with the whole pages of a range for which a file has nothing. Where it has something, a page that is
+/// given back would be what it was long ago, and neither what it is nor zeros.
+fn holes(
+    file: &OwnedFd,
+    range: Range<u64>,
+    page: u64,
+    mut each: impl FnMut(Range<u64>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut start = range.start;
+    while start < range.end {
+        start = seek(file, SeekFrom::Hole(start))?;
+        let end = match seek(file, SeekFrom::Data(start)) {
+            // None behind it.
+            Err(rustix::io::Errno::NXIO) => range.end,
+            end => end?.min(range.end),
+        };
+        let hole = start.next_multiple_of(page)..end / page * page;
+        if hole.start < hole.end {
+            each(hole)?;
+        }
+        start = end;
     }
     Ok(())
 }
@@ -423,8 +456,8 @@ impl GuestMemory for HostMemory {
 
     fn release(&self, address: GuestPhysical, length: u64) -> Result<(), OutOfRange> {
         let start = self.pointer(address, length)?.as_ptr();
-        // What a file stands behind is compared with it, or shared.
-        if self.journal.is_some() || self.file.is_some() {
+        // What is compared is left as it is.
+        if self.journal.is_some() {
             return Ok(());
         }
         let page = self.page;
@@ -432,8 +465,12 @@ impl GuestMemory for HostMemory {
         let whole = (length as usize).saturating_sub(skipped) / page * page;
         if whole > 0 {
             self.note_write(address, length);
-            // SAFETY: inside the mapping, which stays; whole pages of it read as zeros from now on.
-            let released = unsafe { madvise(start.add(skipped).cast(), whole, Advice::LinuxDontNeed) };
+            let first = address.0 - self.base.0 + skipped as u64;
+            let pages = first..first + whole as u64;
+            let released = match &self.file {
+                None => self.give_back(pages),
+                Some(file) => holes(file, pages, page as u64, |hole| self.give_back(hole)),
+            };
             if let Err(error) = released {
                 log::warn!("the host doesn't take memory back: {error}");
             }
@@ -467,6 +504,27 @@ mod tests {
         // What isn't a whole page stays.
         assert_eq!(memory.load::<u8>(BASE), Ok(7));
         assert!(memory.release(BASE.offset(64 << 20), 1).is_err() && memory.release(BASE, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn released_memory_of_a_copy_is_the_hosts_again_where_the_file_has_nothing() {
+        const PAGES: u64 = 1024;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(PAGES * PAGE_SIZE).unwrap();
+        // What the file has lies between two holes.
+        file.write_all_at(&[1; PAGE_SIZE as usize], 5 * PAGE_SIZE).unwrap();
+        let memory = HostMemory::copy_of(BASE, PAGES * PAGE_SIZE, file).unwrap();
+        let memory = memory.with_page_map(HostMemory::page_map());
+        memory.write(BASE, &vec![7; (PAGES * PAGE_SIZE) as usize]).unwrap();
+        memory.release(BASE.offset(1), (PAGES - 2) * PAGE_SIZE).unwrap();
+        let first = |page: u64| memory.load::<u8>(BASE.offset(page * PAGE_SIZE)).unwrap();
+        let there = memory.present_pages(PAGES as usize).unwrap();
+        for (page, there) in (0..PAGES).zip(there) {
+            let kept = [0, 5, PAGES - 2, PAGES - 1].contains(&page);
+            assert_eq!((page, there, first(page)), (page, kept, if kept { 7 } else { 0 }));
+        }
+        memory.release(BASE, PAGES * PAGE_SIZE).unwrap();
+        assert_eq!([0, 5, PAGES - 1].map(first), [0, 7, 0]);
     }
 
     #[test]
