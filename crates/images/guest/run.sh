@@ -140,6 +140,8 @@ run_command() {
         done
         mount -t tmpfs -o mode=755,nosuid,nodev run $target/run
         mount -t tmpfs -o mode=1777,nosuid,nodev tmp $target/tmp
+        # By it free memory goes back to the host. RAM disks of images that were made earlier don't have it.
+        [ -e /sys/bus/virtio/drivers/virtio_balloon ] || chroot $target modprobe virtio_balloon 2>/dev/null
     fi
     mkdir -p /dev/pts /dev/shm
     mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 
 /// Modules for the board's devices, loaded in this order.
-const BOARD_MODULES: [&str; 4] = ["virtio_mmio", "virtio_rng", "virtio_blk", "virtio_net"];
+const BOARD_MODULES: [&str; 5] = ["virtio_mmio", "virtio_rng", "virtio_balloon", "virtio_blk", "virtio_net"];
 /// Modules for a root file system on a disk, loaded after those. They are large: a machine without a disk starts
 /// seconds sooner without them.
 const ROOT_MODULES: [&str; 2] = ["crc32c_generic", "ext4"];
