@@ -34,18 +34,23 @@ impl Default for Statistics {
     }
 }
 
-/// Page faults, of the first stage and of the second.
-const PAGE_FAULTS: [u64; 6] = [
-    Exception::InstructionPageFault.code(),
-    Exception::LoadPageFault.code(),
-    Exception::StorePageFault.code(),
-    Exception::InstructionGuestPageFault.code(),
-    Exception::LoadGuestPageFault.code(),
-    Exception::StoreGuestPageFault.code(),
+/// What the words below mean, as causes. Guests with the H extension have the second half of each.
+const INSTRUCTIONS: [Exception; 2] = [Exception::IllegalInstruction, Exception::VirtualInstruction];
+const CALLS: [Exception; 2] =
+    [Exception::EnvironmentCallFromUser, Exception::EnvironmentCallFromVirtualSupervisor];
+const PAGE_FAULTS: [Exception; 6] = [
+    Exception::InstructionPageFault,
+    Exception::LoadPageFault,
+    Exception::StorePageFault,
+    Exception::InstructionGuestPageFault,
+    Exception::LoadGuestPageFault,
+    Exception::StoreGuestPageFault,
 ];
-const INSTRUCTIONS: [u64; 2] = [Exception::IllegalInstruction.code(), Exception::VirtualInstruction.code()];
-const CALLS: [u64; 2] =
-    [Exception::EnvironmentCallFromUser.code(), Exception::EnvironmentCallFromVirtualSupervisor.code()];
+
+/// What an array by cause has of these.
+fn sum(by_cause: &[u64], causes: &[Exception]) -> u64 {
+    causes.iter().map(|cause| by_cause[cause.code() as usize]).sum()
+}
 
 impl Statistics {
     /// Where the ticks of interrupts are.
@@ -55,11 +60,15 @@ impl Statistics {
     /// trampoline serves isn't in it.
     #[must_use]
     pub fn service(&self) -> [u64; 5] {
-        let of = |causes: &[u64]| causes.iter().map(|cause| self.ticks[*cause as usize & 31]).sum::<u64>();
-        let known = [of(&INSTRUCTIONS), of(&CALLS), of(&PAGE_FAULTS), self.ticks[Self::INTERRUPT]];
-        let [instructions, calls, page_faults, interrupts] = known;
-        let rest = self.ticks.iter().sum::<u64>() - known.iter().sum::<u64>();
+        let [instructions, calls, page_faults] = Self::known(&self.ticks);
+        let interrupts = self.ticks[Self::INTERRUPT];
+        let rest = self.ticks.iter().sum::<u64>() - instructions - calls - page_faults - interrupts;
         [instructions, calls, page_faults, interrupts, rest]
+    }
+
+    /// Of an array by cause: privileged instructions, calls, page faults.
+    fn known(by_cause: &[u64]) -> [u64; 3] {
+        [&INSTRUCTIONS[..], &CALLS, &PAGE_FAULTS].map(|causes| sum(by_cause, causes))
     }
 }
 
@@ -86,19 +95,44 @@ impl AddAssign for Statistics {
 
 impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |exception: Exception| self.exceptions[exception.code() as usize & 31];
-        let page_faults =
-            [Exception::InstructionPageFault, Exception::LoadPageFault, Exception::StorePageFault].map(of);
+        let [instructions, own_calls, page_faults] = Self::known(&self.exceptions);
         let Shortcuts { calls, traps } = self.shortcuts;
         write!(
             f,
-            "{} world switches: {} privileged instructions, {} calls, {} page faults, {} interrupts; without one: \
-             {calls} calls, {traps} privileged instructions",
-            self.switches,
-            of(Exception::IllegalInstruction),
-            of(Exception::EnvironmentCallFromUser),
-            page_faults.iter().sum::<u64>(),
-            self.interrupts
+            "{} world switches: {instructions} privileged instructions, {own_calls} calls, {page_faults} page faults, {} \
+             interrupts; without one: {calls} calls, {traps} privileged instructions",
+            self.switches, self.interrupts
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    #[test]
+    fn each_trap_is_counted_under_the_word_that_its_time_is_told_under() {
+        let words = ["privileged instructions", "calls", "page faults"];
+        for (word, causes) in words.into_iter().zip([&INSTRUCTIONS[..], &CALLS, &PAGE_FAULTS]) {
+            for cause in causes {
+                let mut statistics = Statistics::default();
+                statistics.exceptions[cause.code() as usize] = 7;
+                statistics.ticks[cause.code() as usize] = 9;
+                let text = format!("{statistics}");
+                assert!(text.contains(&format!(" 7 {word},")), "{cause:?}: {text}");
+                let place = words.iter().position(|other| *other == word);
+                assert_eq!(statistics.service().iter().position(|ticks| *ticks == 9), place, "{cause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn time_of_other_causes_is_the_rest() {
+        let mut statistics = Statistics::default();
+        statistics.ticks[Exception::Breakpoint.code() as usize] = 3;
+        statistics.ticks[Statistics::INTERRUPT] = 4;
+        assert_eq!(statistics.service(), [0, 0, 0, 4, 3]);
     }
 }

@@ -1,3 +1,5 @@
+use alloc::string::ToString;
+
 use rvisor_hart::AccessKind;
 use rvisor_machine::memory_map::{PLIC, UART};
 use rvisor_machine::signals::HartState;
@@ -54,6 +56,20 @@ fn kernels_call_is_the_monitors() {
 fn slice_ends_by_the_timer() {
     let mut test = Test::new();
     assert_eq!((test.run(), test.processor.timer), (Exit::Budget, 1000));
+}
+
+#[test]
+fn traps_of_virtual_modes_are_told() {
+    let mut test = Test::new();
+    test.trap(cause::VIRTUAL_INSTRUCTION, 0xc020_22f3, 0);
+    test.trap(ILLEGAL, 0xffff_ffff, 0);
+    test.trap(cause::STORE, 0x1234, BASE.0 + 0x20_1234);
+    test.trap(cause::CALL, 0, 0);
+    let mut engine = Vs::new(&mut test.stage, &mut test.processor, 1000);
+    assert_eq!(engine.run(&mut test.hart, &test.vm, 0), Exit::SbiCall);
+    let text = engine.statistics().to_string();
+    let told = "4 world switches: 2 privileged instructions, 1 calls, 1 page faults, 0 interrupts; ";
+    assert!(text.starts_with(told), "{text}");
 }
 
 #[test]
