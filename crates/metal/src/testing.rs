@@ -13,7 +13,9 @@ use crate::arch::partition::tests::partition;
 use crate::processor::{Asid, Entry, GuestTrap, Missing, Privileged, Processor, Registers};
 use crate::sequence::Step;
 use crate::shadow::Guard;
-use crate::virtualization::{StageEntry, VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap};
+use crate::virtualization::{
+    Delegation, StageEntry, VirtualCsrs, VirtualProcessor, VirtualRegisters, VirtualTrap,
+};
 
 /// What the "guest" does when it is entered next.
 type Act = Box<dyn FnMut(&mut Registers<'_>) -> GuestTrap + Send>;
@@ -43,6 +45,8 @@ pub struct FakeHart {
     pub float_entries: Vec<u64>,
     /// The guest's registers, in the hardware.
     pub csrs: VirtualCsrs,
+    /// Whether the guest's own traps were to come from then on, each time.
+    pub revealed: Vec<bool>,
     /// The guest's instruction, wherever it is.
     pub instruction: Option<u32>,
     /// Interrupts made pending, and those that the guest clears and sets.
@@ -137,6 +141,12 @@ impl Processor for FakeHart {
         // Floating point stays as it was, unless the act says otherwise.
         trap.status |= float;
         trap
+    }
+}
+
+impl Delegation for FakeHart {
+    fn reveal(&mut self, is_revealed: bool) {
+        self.revealed.push(is_revealed);
     }
 }
 

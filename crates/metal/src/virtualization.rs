@@ -61,8 +61,14 @@ pub struct VirtualTrap {
     pub guest_physical: u64,
 }
 
+/// Which traps of a guest the hardware doesn't deliver by itself.
+pub trait Delegation {
+    /// Whether calls of the guest's programs, its page faults and its `sret` come to the monitor.
+    fn reveal(&mut self, is_revealed: bool);
+}
+
 /// A physical hart with the H extension.
-pub trait VirtualProcessor: Processor {
+pub trait VirtualProcessor: Processor + Delegation {
     /// Whether guests have `stimecmp` of the hardware (Sstc).
     fn has_guest_timer(&self) -> bool;
     /// A VMID that the TLB has nothing of.

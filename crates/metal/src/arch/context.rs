@@ -45,6 +45,8 @@ pub struct HartContext {
     pub link: u64,
     /// The same: `sstatus` before.
     pub old_status: u64,
+    /// With the H extension: bits of `hstatus` that are set besides, while a guest's own traps are revealed.
+    pub revealed: u64,
     /// The guest's privileged state, where the trampoline may serve traps by itself.
     pub privileged: Privileged,
     /// Sequences by their keys: from the second page on.

@@ -10,6 +10,8 @@ mod assembly;
 #[cfg(target_os = "none")]
 pub mod console;
 pub(crate) mod context;
+#[cfg(target_os = "none")]
+mod delegation;
 mod frames;
 #[cfg(target_os = "none")]
 mod heap;

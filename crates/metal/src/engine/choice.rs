@@ -1,5 +1,8 @@
 //! Which engine runs a virtual hart: the tables that it has tell.
 
+use alloc::sync::Arc;
+use core::sync::atomic::AtomicBool;
+
 use rvisor_hart::Exit;
 use rvisor_machine::{Engine, VirtualHart, Vm};
 
@@ -26,10 +29,10 @@ impl Tables {
         }
     }
 
-    /// A trace for the engine that these tables are for.
+    /// A trace for the engine that these tables are for: see [`Trace::new`].
     #[must_use]
-    pub fn new_trace(&self) -> Trace {
-        Trace::new(matches!(self, Self::Shadow(_)))
+    pub fn new_trace(&self, is_told: Arc<AtomicBool>) -> Trace {
+        Trace::new(matches!(self, Self::Stage(_)), is_told)
     }
 
     /// Forgets everything: the guest's memory is given back.

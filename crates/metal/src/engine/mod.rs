@@ -35,7 +35,7 @@ use float::Float;
 use slice::Slice;
 pub use statistics::Statistics;
 pub use trace::Trace;
-use trace::Trapped;
+use trace::{Outcome, Trapped};
 pub use vs::Vs;
 
 /// What an engine sees outside the hart.
@@ -118,7 +118,8 @@ impl<'a, P: Processor> Deprivileged<'a, P> {
                 exit = self.record(hart, outside, Missing::AtCall).flatten();
             }
             if let Some(trace) = &mut self.trace {
-                trace.step(&trapped, self.filled.as_ref(), exit.as_ref(), hart);
+                let outcome = Outcome { page: self.filled.as_ref(), exit: exit.as_ref(), stage: None };
+                trace.step(&trapped, &outcome, hart, outside.memory());
             }
             if let Some(exit) = exit {
                 return exit;

@@ -16,7 +16,7 @@ use rvisor_waist::GuestPhysical;
 
 use super::float::Float;
 use super::slice::Slice;
-use super::trace::Trapped;
+use super::trace::{Outcome, Trapped};
 use super::{Outside, Statistics, Trace};
 use crate::arch::Partition;
 use crate::shadow::Stage;
@@ -92,8 +92,8 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
             let trapped =
                 Trapped { privilege: hart.privilege, pc: hart.pc, cause: trap.cause, value: trap.value };
             let exit = self.handle(hart, outside, &trap);
-            if let Some(trace) = &mut self.trace {
-                trace.step(&trapped, None, exit.as_ref(), hart);
+            if self.trace.is_some() {
+                self.trace_step(hart, outside, &trapped, exit.as_ref(), trap.guest_physical);
             }
             if let Some(exit) = exit {
                 return exit;
@@ -159,6 +159,26 @@ impl<'a, P: VirtualProcessor> Vs<'a, P> {
                 self.reflect(hart, Trap::exception(exception, trap.value));
                 None
             }
+        }
+    }
+
+    /// Shows the trace a trap, and lets the hardware deliver the guest's own ones again once the trace has all.
+    fn trace_step(
+        &mut self,
+        hart: &mut Hart,
+        outside: &Outside<'_>,
+        trapped: &Trapped,
+        exit: Option<&Exit>,
+        guest_physical: u64,
+    ) {
+        // What it tells of the guest's registers and tables is in the hardware.
+        self.store(hart);
+        let Some(trace) = &mut self.trace else { return };
+        let stage = Some((&*self.stage, GuestPhysical(guest_physical)));
+        trace.step(trapped, &Outcome { page: None, exit, stage }, hart, outside.memory());
+        if !trace.is_waiting() {
+            self.trace = None;
+            self.processor.reveal(false);
         }
     }
 
@@ -240,7 +260,13 @@ impl<P: VirtualProcessor> Engine<Partition> for Vs<'_, P> {
         self.stage.fetches.bring_up_to_date(hart.hart.code_epoch(), self.processor);
         self.slice.count_instructions(&mut hart.hart, self.processor);
         self.load(&hart.hart);
+        if self.trace.is_some() {
+            self.processor.reveal(true);
+        }
         let exit = self.run_guest(&mut hart.hart, &outside);
+        if self.trace.is_some() {
+            self.processor.reveal(false);
+        }
         self.store(&mut hart.hart);
         self.float.park(&mut hart.hart, self.processor);
         self.slice.count_instructions(&mut hart.hart, self.processor);

@@ -1,11 +1,13 @@
 //! What the prompt's commands do.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use rvisor_machine::PowerRequest;
 
 use super::{Home, say};
+use crate::engine::Trace;
 use crate::guest::Guest;
 use crate::monitor::command::{self, Command};
 
@@ -47,13 +49,7 @@ impl Home {
                 (0..self.guests.len()).for_each(|index| self.statistics(index));
                 self.hart_statistics();
             }
-            Command::Trace(index) => self.with_guest(index, |guest| {
-                // All its harts: whichever comes first.
-                for id in &guest.tasks {
-                    let mut task = self.tasks[*id].1.lock();
-                    task.trace = Some(task.tables.new_trace());
-                }
-            }),
+            Command::Trace(index) => self.with_guest(index, |guest| self.trace(guest)),
             Command::PowerOff => {
                 for guest in self.guests.iter().filter(|guest| guest.is_on.load(Ordering::SeqCst)) {
                     self.ask(guest, PowerRequest::PowerOff);
@@ -78,5 +74,21 @@ impl Home {
     fn resume(&self, guest: &Guest) {
         self.queue.lock().pause(guest.group, false);
         self.interrupt_others();
+    }
+
+    /// Has whichever of a guest's harts comes first show a system call and a TLB miss; or cancels that, if it waits for them.
+    fn trace(&self, guest: &Guest) {
+        let name = guest.bundled.name;
+        let traces = || guest.tasks.iter().map(|id| self.tasks[*id].1.lock());
+        let waiting = traces().filter_map(|mut task| task.trace.take()).filter(Trace::is_waiting).count();
+        if waiting != 0 {
+            say(format_args!("{name}: nothing is traced any more"));
+            return;
+        }
+        let is_told = Arc::default();
+        traces().for_each(|mut task| task.trace = Some(task.tables.new_trace(Arc::clone(&is_told))));
+        say(format_args!(
+            "{name}: its next system call and TLB miss will be shown; trace again cancels that"
+        ));
     }
 }

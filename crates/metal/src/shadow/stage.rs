@@ -3,6 +3,7 @@
 //! Pages of 2 MiB are mapped when the guest first touches them. What isn't RAM is a device.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use rvisor_isa::csr::satp;
@@ -42,9 +43,19 @@ impl StageMode {
     }
 }
 
+/// What the hardware finds on its way from a guest physical address.
+pub struct StageWalk {
+    /// Each entry that it reads, from the root on: its level, where it is, what it is.
+    pub steps: Vec<(u32, MachineAddress, Pte)>,
+    /// Where the way ends; `None` where nothing is mapped.
+    pub machine: Option<MachineAddress>,
+}
+
 /// Tables of the second stage, and their number in the TLB.
 pub struct Stage {
     tables: Box<[Table]>,
+    /// Where the first of them is.
+    first: MachineAddress,
     mode: StageMode,
     root: MachineAddress,
     /// Place of the first table that maps pages; there is one for each GiB.
@@ -95,6 +106,7 @@ impl Stage {
         }
         Self {
             tables,
+            first: machine,
             mode,
             root: machine.offset(4096 * root),
             pages: (root + upper) as usize,
@@ -116,6 +128,34 @@ impl Stage {
         let table = self.pages + (address.0 / GIB - self.ram.start.0 / GIB) as usize;
         let rights = Pte::R | Pte::W | Pte::X | Pte::U;
         self.tables[table].set((address.0 / LARGE) as usize % ENTRIES, Pte::leaf(machine, rights));
+    }
+
+    /// What the hardware finds from an address on (Privileged ISA, "Two-Stage Address Translation").
+    #[must_use]
+    pub fn walk(&self, address: GuestPhysical) -> StageWalk {
+        let levels = if self.mode == StageMode::Sv39x4 { 3 } else { 4 };
+        let mut walk = StageWalk { steps: Vec::new(), machine: None };
+        if address.0 >> (14 + 9 * levels) != 0 {
+            return walk;
+        }
+        let mut table = self.root;
+        for level in (0..levels).rev() {
+            // The root has two bits more.
+            let bits = if level == levels - 1 { 11 } else { 9 };
+            let at = table.offset(8 * (address.0 >> (12 + 9 * level) & ((1 << bits) - 1)));
+            let place = at.0 - self.first.0;
+            let entry = self.tables[(place / 4096) as usize].get((place % 4096 / 8) as usize);
+            walk.steps.push((level, at, entry));
+            if !entry.is_valid() {
+                return walk;
+            }
+            if entry.is_leaf() {
+                walk.machine = Some(entry.address().offset(address.0 & ((1 << (12 + 9 * level)) - 1)));
+                return walk;
+            }
+            table = entry.address();
+        }
+        walk
     }
 
     /// Forgets everything: the guest's memory is given back.
@@ -150,24 +190,8 @@ mod tests {
     /// Not at a multiple of a root's size.
     const TABLES: MachineAddress = MachineAddress(0x9000_1000);
 
-    /// What the hardware finds (Privileged ISA, "Two-Stage Address Translation"), by the entry at `hgatp`'s root.
     fn walk(stage: &Stage, address: u64) -> Option<MachineAddress> {
-        let levels = if stage.mode == StageMode::Sv39x4 { 3 } else { 4 };
-        let mut table = stage.root;
-        for level in (0..levels).rev() {
-            let bits = if level == levels - 1 { 11 } else { 9 };
-            let index = address >> (12 + 9 * level) & ((1 << bits) - 1);
-            let at = table.offset(8 * index).0 - TABLES.0;
-            let entry = stage.tables[(at / 4096) as usize].get((at % 4096 / 8) as usize);
-            if !entry.is_valid() {
-                return None;
-            }
-            if entry.is_leaf() {
-                return Some(entry.address().offset(address & ((1 << (12 + 9 * level)) - 1)));
-            }
-            table = entry.address();
-        }
-        None
+        stage.walk(GuestPhysical(address)).machine
     }
 
     #[test]

@@ -18,6 +18,11 @@ enter_virtual:
     csrw    sepc, t0
     ld      t0, {status}(a0)
     csrw    sstatus, t0
+    ld      t0, {revealed}(a0)
+    beqz    t0, 1f
+    # hstatus
+    csrs    0x600, t0
+1:
     .irp i, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 11
     ld      x\i, 8 * \i (a1)
     .endr

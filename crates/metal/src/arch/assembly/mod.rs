@@ -67,6 +67,7 @@ global_asm!(
     wanted = const core::mem::offset_of!(HartContext, wanted),
     link = const core::mem::offset_of!(HartContext, link),
     old_status = const core::mem::offset_of!(HartContext, old_status),
+    revealed = const core::mem::offset_of!(HartContext, revealed),
     entry_code = const core::mem::offset_of!(Entry, code),
     entry_seen = const core::mem::offset_of!(Entry, seen),
     entry_misses = const core::mem::offset_of!(Entry, misses),
@@ -159,6 +160,7 @@ readers! {
     read_instret "instret";
     read_senvcfg "senvcfg";
     read_scounteren "scounteren";
+    read_hedeleg "0x602";
     read_henvcfg "0x60a";
     read_htval "0x643";
     read_hvip "0x645";

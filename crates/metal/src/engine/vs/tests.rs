@@ -1,4 +1,7 @@
 use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use rvisor_hart::AccessKind;
 use rvisor_machine::memory_map::{PLIC, UART};
@@ -6,6 +9,7 @@ use rvisor_machine::signals::HartState;
 use rvisor_waist::GuestMemory;
 
 use super::*;
+use crate::address::MachineAddress;
 use crate::arch::partition::tests::BASE;
 use crate::shadow::StageMode;
 use crate::testing::{FakeHart, vm};
@@ -70,6 +74,89 @@ fn traps_of_virtual_modes_are_told() {
     let text = engine.statistics().to_string();
     let told = "4 world switches: 2 privileged instructions, 1 calls, 1 page faults, 0 interrupts; ";
     assert!(text.starts_with(told), "{text}");
+}
+
+const SRET: u64 = 0x1020_0073;
+
+/// One that traces, and has a trace of what comes.
+fn run_traced(test: &mut Test, trace: &mut Trace) {
+    let mut engine = Vs::new(&mut test.stage, &mut test.processor, 1000);
+    engine.trace(trace);
+    engine.run(&mut test.hart, &test.vm, 0);
+    test.processor.time = 0;
+}
+
+#[test]
+fn call_and_page_fault_are_delivered_and_traced() {
+    const ROOT: GuestPhysical = GuestPhysical(BASE.0 + 0x10_0000);
+    const PAGE: u64 = 0x4000_1234;
+    let (mut test, mut trace) = (Test::new(), Trace::new(true, Arc::default()));
+    test.stage.fill(BASE, MachineAddress(0xa000_0000));
+    test.hart.hart.privilege = Privilege::User;
+    test.hart.hart.csr.satp = 8 << 60 | ROOT.0 >> 12;
+    test.trap(8, 0, 0);
+    test.trap(cause::VIRTUAL_INSTRUCTION, SRET, 0);
+    test.trap(13, PAGE, 0);
+    run_traced(&mut test, &mut trace);
+    let (hart, csr) = (&test.hart.hart, &test.hart.hart.csr);
+    assert_eq!((hart.privilege, hart.pc), (Privilege::Supervisor, HANDLER));
+    assert_eq!((csr.scause, csr.stval, csr.sepc), (13, PAGE, BASE.0));
+    assert!(trace.is_waiting());
+    // The guest maps its first gigabyte there, and goes back.
+    test.vm.memory().store(ROOT.offset(8), BASE.0 >> 2 | 0xdf).unwrap();
+    test.trap(cause::VIRTUAL_INSTRUCTION, SRET, 0);
+    run_traced(&mut test, &mut trace);
+    assert_eq!(test.processor.revealed, [true, false, true, false]);
+    let lines = trace.finished().expect("it is complete");
+    for (line, words) in lines.iter().zip([
+        "a system call, number 0:",
+        "VU 0x0000000080000000  EnvironmentCallFromUser",
+        "    vsepc 0x80000000, vscause 0x8, vstval 0x0, vsstatus 0x",
+        "sret ",
+        "an address that the TLB and the guest's tables don't have:",
+        "LoadPageFault 0x40001234",
+        "    vsepc 0x80000000, vscause 0xd, vstval 0x40001234, vsstatus 0x",
+        "first stage, level 2: the entry at 0x80100008 is 0x0: not valid",
+        "first stage: 0x40001234 isn't mapped",
+        "interrupt 5 of the hardware",
+        "on in VU at 0x80000000",
+        "now that the guest has mapped it:",
+        "first stage, level 2: the entry at 0x80100008 is 0x200000df: a page",
+        "first stage: 0x40001234 is 0x80001234, in 1048576 KiB",
+        "second stage, level 2: the entry at 0x90004010 is 0x",
+        "second stage, level 1: the entry at 0x90008000 is 0x280000df: a page",
+        "second stage: 0x80001234 is machine address 0xa0001234, in 2048 KiB",
+    ]) {
+        assert!(line.contains(words), "{words}: {lines:#?}");
+    }
+    assert_eq!(lines.len(), 17);
+}
+
+#[test]
+fn page_that_the_second_stage_lacks_is_a_miss() {
+    let (mut test, mut trace) = (Test::new(), Trace::new(true, Arc::default()));
+    test.hart.hart.privilege = Privilege::User;
+    test.trap(8, 0, 0);
+    test.trap(cause::VIRTUAL_INSTRUCTION, SRET, 0);
+    // A device's address is none.
+    test.trap(cause::LOAD, UART.base.0, UART.base.0);
+    test.trap(cause::STORE, BASE.0 + 0x1234, BASE.0 + 0x1234);
+    run_traced(&mut test, &mut trace);
+    let lines = trace.finished().expect("it is complete");
+    assert_eq!(test.processor.revealed, [true, false]);
+    assert!(lines[4].contains("the TLB and the second stage don't have"), "{lines:#?}");
+    assert!(lines[5].contains("the second stage gets 2 MiB, at machine address 0x"), "{lines:#?}");
+}
+
+#[test]
+fn trace_that_another_hart_has_told_is_over() {
+    let (mut test, is_told) = (Test::new(), Arc::default());
+    let mut trace = Trace::new(true, Arc::clone(&is_told));
+    is_told.store(true, Ordering::Relaxed);
+    test.trap(ILLEGAL, 0xffff_ffff, 0);
+    run_traced(&mut test, &mut trace);
+    assert_eq!(test.processor.revealed, [true, false]);
+    assert_eq!(trace.finished(), Some(Vec::new()));
 }
 
 #[test]
