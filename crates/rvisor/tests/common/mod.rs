@@ -186,6 +186,12 @@ impl Terminal {
         &self.transcript
     }
 
+    /// What it has written since it last wrote this.
+    pub fn since(&self, text: &str) -> &str {
+        let start = self.transcript.rfind(text).map_or(0, |start| start + text.len());
+        &self.transcript[start..]
+    }
+
     /// Types.
     #[track_caller]
     pub fn send(&mut self, text: &str) {

@@ -2,7 +2,8 @@
 //! own system calls, page faults, context switches and interrupts cost, and powers off.
 //!
 //! Words on its command line: `kernel=spin` works until ten seconds after the hardware's start and does nothing else;
-//! `kernel=idle` sleeps that long, `kernel=sleep` for ever; `kernel=work` checks its disk again and again meanwhile, and says
+//! `kernel=idle` sleeps that long, `kernel=sleep` for ever; `kernel=calls` has programs make calls and touch pages for ever, and
+//! `kernel=tick` says ten times a second that it is there; `kernel=work` checks its disk again and again meanwhile, and says
 //! when something is wrong; with `kernel=apart` no hart executes what another is just changing. With `net=10.0.2.9` and
 //! `ping=10.0.2.7,10.0.2.8` it is a host with that address, which pings those and answers their pings, until `end` is typed.
 #![no_std]
@@ -102,8 +103,14 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     if has_word(device_tree, "kernel=work") {
         work(disk);
     }
+    if has_word(device_tree, "kernel=tick") {
+        tick();
+    }
     let spaces = spaces();
     paging(&mut spaces[0]);
+    if has_word(device_tree, "kernel=calls") {
+        call_and_touch(&mut spaces[0]);
+    }
     costs(spaces);
     let harts = (1..MAX_HARTS).filter(|other| sbi::start_hart(*other, entry())).count();
     if harts != 0 {
@@ -284,6 +291,16 @@ fn page_faults(space: &mut Space) -> u64 {
     }
 }
 
+/// Programs for ever.
+fn call_and_touch(space: &mut Space) -> ! {
+    println!("kernel: calls and touches");
+    loop {
+        system_calls();
+        page_faults(space);
+        space.unmap(1);
+    }
+}
+
 /// Two programs in two address spaces that call in turn.
 fn context_switches(spaces: &[Space; 2]) -> u64 {
     let mut frames = [program(CALLS, ROUNDS, 0); 2];
@@ -351,6 +368,16 @@ fn sleep_until(deadline: u64) {
     sbi::set_timer(deadline);
     csr::wait_for(TIMER);
     sbi::set_timer(u64::MAX);
+}
+
+/// Says something again and again.
+fn tick() -> ! {
+    let mut count = 0;
+    loop {
+        count += 1;
+        println!("kernel: tick {count}");
+        sleep_until(time() + 100 * TICKS_PER_MILLISECOND);
+    }
 }
 
 /// Checks the disk until the end.
