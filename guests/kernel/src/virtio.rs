@@ -60,7 +60,8 @@ impl Transport {
         let device = Self { base: FIRST + 0x1000 * slot, source: 1 + slot as u32 };
         let features = features | F_VERSION_1;
         let agreed = status::ACKNOWLEDGE | status::DRIVER;
-        for status in [0, status::ACKNOWLEDGE, agreed] {
+        device.reset();
+        for status in [status::ACKNOWLEDGE, agreed] {
             device.set(register::STATUS, status);
         }
         for word in [0, 1] {
@@ -74,6 +75,14 @@ impl Transport {
         }
         device.set(register::STATUS, agreed | status::FEATURES_OK);
         (device.get(register::STATUS) & status::FEATURES_OK != 0).then_some(device)
+    }
+
+    /// Has the device forget everything, and waits until it has.
+    pub fn reset(&self) {
+        self.set(register::STATUS, 0);
+        while self.get(register::STATUS) != 0 {
+            core::hint::spin_loop();
+        }
     }
 
     /// After the queues: the device may begin.

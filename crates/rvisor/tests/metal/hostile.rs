@@ -12,6 +12,9 @@ use crate::common::Terminal;
 use crate::{LIMIT, bundle, run, table, words_for};
 
 const MIB: usize = 1 << 20;
+/// What the worker does at least: steps while it is attacked, and rounds in all.
+const LEAST_STEPS: usize = 3;
+const LEAST_ROUNDS: usize = 2;
 
 fn seconds() -> u64 {
     let seconds = std::env::var("RVISOR_HOSTILE_SECONDS").ok();
@@ -58,6 +61,13 @@ fn guests_see_nothing_of_an_intruder(hardware: &[&str]) {
     terminal.send("\x021end\r");
     terminal.expect_all(&[" rounds, 0 errors", "rvisor: guest worker: powered off"], LIMIT);
     let text = terminal.transcript().to_owned();
+    let during =
+        text.split_once("intruder: ").and_then(|(_, rest)| rest.split_once("intruder: did its worst"));
+    let steps = during.map_or(0, |(during, _)| during.matches("worker: step ").count());
+    assert!(steps >= LEAST_STEPS, "{steps} steps of the worker during the attack\n{text}");
+    let worked = text.lines().find_map(|line| line.split_once("worker: worked ")?.1.split_once(" rounds"));
+    let rounds = worked.and_then(|(rounds, _)| rounds.parse::<usize>().ok());
+    assert!(rounds.is_some_and(|rounds| rounds >= LEAST_ROUNDS), "{rounds:?} rounds of the worker\n{text}");
     // One guest has failed. QEMU doesn't tell: OpenSBI switches it off in one way only.
     let ended = terminal.end(LIMIT);
     assert!(hardware.contains(&"qemu") || !ended.success(), "{text}");
@@ -65,7 +75,12 @@ fn guests_see_nothing_of_an_intruder(hardware: &[&str]) {
     let lines =
         text.lines().filter(|line| ["worker: worked", "intruder: "].iter().any(|word| line.contains(word)));
     lines.for_each(|line| println!("{line}"));
-    for words in ["intruder: the network", "intruder: did its worst", "disk of 512 sectors is sound"] {
+    for words in [
+        "intruder: the disk",
+        "intruder: the network",
+        "intruder: did its worst",
+        "disk of 512 sectors is sound",
+    ] {
         assert!(text.contains(words), "{words}\n{text}");
     }
     assert!(!text.contains("FAILED"), "{text}");

@@ -1,8 +1,11 @@
-//! Attacks the monitor below and the guests beside: memory, CSRs, the SBI, page tables, devices, the network, the scheduler. What it
-//! gets for an answer doesn't matter. It begins again, with other numbers, until as many seconds have gone by as `seconds=` on its
+//! Attacks the monitor below and the guests beside: memory, CSRs, the SBI, page tables, devices, the disk, the network, the scheduler.
+//! What it gets for an answer doesn't matter, unless it is more than it may have: then it says so. It begins again, with other numbers, until as many seconds have gone by as `seconds=` on its
 //! command line says; in the end it makes itself unable to go on.
 #![no_std]
 #![no_main]
+
+mod disk;
+mod hypervisor;
 
 use core::arch::asm;
 
@@ -51,12 +54,14 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
     for other in 1..MAX_HARTS {
         sbi::start_hart(other, hart_entry());
     }
-    let attacks: [Attack; 7] = [
+    let attacks: [Attack; 9] = [
         ("addresses that aren't its own", addresses),
         ("page tables that lead elsewhere", page_tables),
         ("every CSR", csrs),
+        ("a hypervisor's instructions", hypervisor::attack),
         ("every SBI call", sbi_calls),
         ("devices", devices),
+        ("the disk", disk::attack),
         ("the network", network),
         ("the scheduler", scheduler),
     ];
@@ -82,13 +87,18 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
 
 /// Executes an instruction with `a0` and `a1`, whatever comes of it.
 fn run(instruction: u32, a0: usize, a1: usize) {
+    let _ = outcome(instruction, a0, a1);
+}
+
+/// The same: what `a0` is then, or the cause of the trap.
+fn outcome(instruction: u32, a0: usize, a1: usize) -> Result<usize, usize> {
     let code = &raw mut CODE;
     // SAFETY: the code is this kernel's, ends in a return, and what it does is the point.
     unsafe {
         (*code)[0] = instruction;
         (*code)[1] = RET;
         asm!("fence.i");
-        let _ = attempt(code as usize, a0, a1);
+        attempt(code as usize, a0, a1)
     }
 }
 
