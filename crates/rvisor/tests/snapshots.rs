@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Machine, finish, package, rvisor};
+use common::{Machine, finish, images, rvisor};
 
 /// For anything that a machine does, on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -173,15 +173,10 @@ mv result.new result
 /// Saved in the middle of a build, it goes on in another process, and as another host would take it.
 #[test]
 fn machine_that_builds_stands_still_for_a_moment_and_ends_its_build_wherever_it_goes_on() {
-    let machine = Machine::run("builds", &["--memory", "1G", "debian"]);
-    let there = machine.exec(&["dpkg-query", "-W", "-f", "${Package}\n"]).text();
-    let files = package::packages(&["gcc", "libc6-dev"], &there.lines().collect::<Vec<_>>());
-    assert!(!files.is_empty());
-    for file in &files {
-        let unpack = ["sh", "-c", "cat >/tmp/deb && dpkg-deb -x /tmp/deb / && rm /tmp/deb"];
-        let content = std::fs::read(file).expect("a package");
-        machine.exec_with_input(&unpack, &content).assert(0, "");
-    }
+    let image = images::with_compiler();
+    let machine = Machine::named("builds");
+    let words = ["run", "-d", "--name", &machine.0, "--memory", "1G", image, "--", "sleep", "infinity"];
+    finish(&mut rvisor(words), b"", 9 * LIMIT).assert(0, &format!("{}\n", machine.0));
     let (sources, steps) = (SOURCES.to_string(), STEPS.to_string());
     let build = BUILD.replace("$SOURCES", &sources).replace("$STEPS", &steps);
     machine.exec_with_input(&["sh", "-c", "cat >/root/build"], build.as_bytes()).assert(0, "");

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rvisor_images::Store;
-use rvisor_images::archive::{Archive, Keyring, mirror, resolve};
+use rvisor_images::archive::{Archive, Keyring, mirror};
 use rvisor_images::deb::Deb;
 use rvisor_images::fetch::{FetchOptions, Fetcher};
 use rvisor_images::progress::Silent;
@@ -17,16 +17,6 @@ fn archive() -> (Fetcher, Archive) {
     let keys = Keyring::debian().expect("keys");
     let archive = Archive::open(&mirror, "trixie", &keys, &fetcher, &Silent).expect("the archive");
     (fetcher, archive)
-}
-
-/// The files of packages of Debian's and of those that they need, but for those that are `there`.
-pub fn packages(wanted: &[&str], there: &[&str]) -> Vec<PathBuf> {
-    let (fetcher, archive) = archive();
-    let wanted: Vec<_> = wanted.iter().map(|&name| name.to_owned()).collect();
-    let chosen = resolve(&archive.index, false, &wanted).expect("their dependencies");
-    let missing = chosen.packages.iter().filter(|package| !there.contains(&&*package.name));
-    let items: Vec<_> = missing.map(|package| archive.item(package)).collect();
-    fetcher.fetch("packages", &items, &Silent).expect("the packages' files")
 }
 
 /// A file of a package of Debian's, in `directory`.
