@@ -1,8 +1,11 @@
 //! Random instructions, and blocks of them that get somewhere.
 
+mod hypervisor;
+
 use rvisor_isa::{Extension, Instruction, Op, csr, decode, encode};
 
 use crate::random::Random;
+pub use hypervisor::HGATP_HOLDER;
 
 /// Holds a valid value for `satp`; no instruction writes it.
 pub const SATP_HOLDER: u8 = 31;
@@ -19,6 +22,8 @@ pub struct Generator {
     atomic: Vec<Op>,
     system: Vec<Op>,
     named_csrs: Vec<u16>,
+    /// For harts with the hypervisor extension.
+    hypervisor: bool,
 }
 
 const BRANCHES: [Op; 6] = [Op::Beq, Op::Bne, Op::Blt, Op::Bge, Op::Bltu, Op::Bgeu];
@@ -45,7 +50,7 @@ const CACHE_BLOCK: [Op; 4] = [Op::CboZero, Op::CboClean, Op::CboFlush, Op::CboIn
 const CSRS: [Op; 6] = [Op::Csrrw, Op::Csrrs, Op::Csrrc, Op::Csrrwi, Op::Csrrsi, Op::Csrrci];
 
 impl Generator {
-    pub fn new() -> Self {
+    pub fn new(hypervisor: bool) -> Self {
         let of = |wanted: &dyn Fn(Op, Extension) -> bool| -> Vec<Op> {
             Op::ALL.iter().copied().filter(|&op| wanted(op, op.extension())).collect()
         };
@@ -69,6 +74,7 @@ impl Generator {
             atomic: of(&|_, e| is_atomic(e)),
             system: of(&|op, e| is_system(e) || matches!(op, Op::Ecall | Op::Ebreak)),
             named_csrs: (0..0x1000).filter(|&number| csr::name(number).is_some()).collect(),
+            hypervisor,
         }
     }
 
@@ -84,7 +90,11 @@ impl Generator {
     }
 
     fn next(&self, random: &mut Random, style: u64, before: u64, left: u64, block: &mut Vec<u32>) {
-        let mut one = |bits: Option<u32>| block.extend(bits.filter(|&bits| is_allowed(bits)));
+        let hypervisor = self.hypervisor;
+        let mut one = |bits: Option<u32>| block.extend(bits.filter(|&bits| is_allowed(bits, hypervisor)));
+        if hypervisor && random.chance(15) {
+            return one(hypervisor::instruction(random));
+        }
         // Each style has more of something.
         let kind = match style {
             0 if random.chance(50) => 30,
@@ -308,7 +318,7 @@ fn jump(random: &mut Random, before: u64, left: u64) -> Option<u32> {
 /// Whether the comparison bears an instruction: one may not write [`SATP_HOLDER`], nor `satp` from elsewhere,
 /// because an ASID must keep its page table; nor `menvcfg`, because when a hart notices that the timer's
 /// interrupt came with it is its own choice.
-fn is_allowed(bits: u32) -> bool {
+fn is_allowed(bits: u32, hypervisor: bool) -> bool {
     let Some(i) = decode(bits) else { return true };
     let is_csr = CSRS.contains(&i.op);
     let writes_satp = is_csr && i.imm == i32::from(csr::SATP) && i.rs1 != 0;
@@ -317,4 +327,5 @@ fn is_allowed(bits: u32) -> bool {
         && !(i.op == Op::AmocasQ && i.rd == SATP_HOLDER - 1)
         && !(is_csr && i.imm == i32::from(csr::MENVCFG))
         && (!writes_satp || is_switch)
+        && (!hypervisor || hypervisor::is_allowed(&i))
 }

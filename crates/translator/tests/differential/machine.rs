@@ -42,12 +42,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(ram: u64, machine_mode: bool) -> Self {
+    pub fn new(ram: u64, machine_mode: bool, hypervisor: bool) -> Self {
         let config = VmConfig {
             harts: 1,
             machine_mode,
             translation: TranslationMode::Sv57,
-            hypervisor: false,
+            hypervisor,
             extensions: Extensions::ALL,
         };
         let backends =
@@ -79,6 +79,7 @@ pub fn is_same(a: &Hart, b: &Hart) -> bool {
     a.retired == b.retired
         && a.pc == b.pc
         && a.privilege == b.privilege
+        && a.virtualized == b.virtualized
         && a.x == b.x
         && a.f == b.f
         && a.reservation == b.reservation
@@ -91,6 +92,7 @@ pub fn copy(from: &Hart, to: &mut Hart) {
     to.f = from.f;
     to.pc = from.pc;
     to.privilege = from.privilege;
+    to.virtualized = from.virtualized;
     to.csr = from.csr.clone();
     to.retired = from.retired;
     to.reservation = from.reservation;
@@ -110,6 +112,7 @@ pub fn differences(reference: &Hart, translator: &Hart) -> String {
     add("retired".into(), a.retired.to_string(), b.retired.to_string());
     add("pc".into(), hex(a.pc), hex(b.pc));
     add("privilege".into(), format!("{:?}", a.privilege), format!("{:?}", b.privilege));
+    add("virtualized".into(), a.virtualized.to_string(), b.virtualized.to_string());
     add("reservation".into(), format!("{:x?}", a.reservation), format!("{:x?}", b.reservation));
     for i in 0..32 {
         add(format!("x{i}"), hex(a.x[i]), hex(b.x[i]));

@@ -9,12 +9,13 @@ mod machine;
 mod memory;
 mod random;
 mod report;
+mod second_stage;
 mod tables;
 mod world;
 
 use report::{Totals, explain};
 use rvisor_translator::Optimize;
-use world::World;
+use world::{Setup, World};
 
 /// Runs in one world.
 const EPISODES: u32 = 60;
@@ -24,17 +25,17 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Compares until `enough` says so.
-fn compare(seed: u64, optimize: Optimize, enough: impl Fn(&Totals) -> bool) {
+fn compare(seed: u64, setup: Setup, enough: impl Fn(&Totals) -> bool) {
     let mut totals = Totals::default();
     let mut world_seed = seed;
     while !enough(&totals) {
         if std::env::var_os("RVISOR_VERBOSE").is_some() {
             eprintln!("world {world_seed}: {totals}");
         }
-        let mut world = World::new(world_seed, optimize);
+        let mut world = World::new(world_seed, setup);
         for episode in 0..EPISODES {
             let Err(difference) = world.episode(None) else { continue };
-            match explain(world_seed, optimize, episode, &difference) {
+            match explain(world_seed, setup, episode, &difference) {
                 Some(text) => panic!("world {world_seed}, episode {episode}: {text}\nbefore that {totals}"),
                 // Not a difference that the architecture forbids.
                 None => totals.excused += 1,
@@ -47,20 +48,31 @@ fn compare(seed: u64, optimize: Optimize, enough: impl Fn(&Totals) -> bool) {
     println!("worlds {seed}..{world_seed}: {totals}");
 }
 
-fn compare_with(optimize: Optimize) {
+/// `blocks` is how many are enough where `RVISOR_INSTRUCTIONS` isn't set.
+fn compare_with(setup: Setup, blocks: u64) {
     let seed = number("RVISOR_SEED").unwrap_or(1);
     match number("RVISOR_INSTRUCTIONS") {
-        Some(count) => compare(seed, optimize, |totals| totals.instructions >= count),
-        None => compare(seed, optimize, |totals| totals.blocks >= 100_000),
+        Some(count) => compare(seed, setup, |totals| totals.instructions >= count),
+        None => compare(seed, setup, |totals| totals.blocks >= blocks),
     }
 }
 
 #[test]
 fn first_tier_does_what_the_interpreter_does() {
-    compare_with(Optimize::Never);
+    compare_with(Setup { optimize: Optimize::Never, hypervisor: false }, 100_000);
 }
 
 #[test]
 fn second_tier_does_what_the_interpreter_does() {
-    compare_with(Optimize::Always);
+    compare_with(Setup { optimize: Optimize::Always, hypervisor: false }, 100_000);
+}
+
+#[test]
+fn first_tier_does_what_the_interpreter_does_in_and_around_virtual_machines() {
+    compare_with(Setup { optimize: Optimize::Never, hypervisor: true }, 50_000);
+}
+
+#[test]
+fn second_tier_does_what_the_interpreter_does_in_and_around_virtual_machines() {
+    compare_with(Setup { optimize: Optimize::Always, hypervisor: true }, 50_000);
 }

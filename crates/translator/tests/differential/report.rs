@@ -4,8 +4,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use rvisor_isa::{Op, decode, disassemble};
 
-use crate::world::{Difference, Replay, World};
-use rvisor_translator::Optimize;
+use crate::world::{Difference, Replay, Setup, World};
 
 /// Counts over all worlds.
 #[derive(Default)]
@@ -15,6 +14,9 @@ pub struct Totals {
     pub instructions: u64,
     steps: u64,
     exits: u64,
+    virtual_steps: u64,
+    crossings: u64,
+    guest_traps: u64,
     /// Episodes with several allowed outcomes, which ended their world.
     pub excused: u64,
     operations: Vec<u64>,
@@ -26,6 +28,9 @@ impl Totals {
         self.instructions += world.instructions;
         self.steps += world.steps;
         self.exits += world.exits;
+        self.virtual_steps += world.virtual_steps;
+        self.crossings += world.crossings;
+        self.guest_traps += world.guest_traps;
         self.operations.resize(world.operations.len(), 0);
         self.operations.iter_mut().zip(&world.operations).for_each(|(sum, count)| *sum += count);
     }
@@ -43,13 +48,22 @@ impl Display for Totals {
             self.exits,
             Op::ALL.len(),
             self.excused
-        )
+        )?;
+        if self.virtual_steps != 0 {
+            let Self { virtual_steps, crossings, guest_traps, .. } = self;
+            write!(
+                f,
+                "; {virtual_steps} steps in virtual machines, {crossings} ways in and out, \
+                 {guest_traps} guest-page faults and virtual instructions"
+            )?;
+        }
+        Ok(())
     }
 }
 
 /// Goes through a world again up to an episode that differed, with instructions left out.
-fn again(seed: u64, optimize: Optimize, episode: u32, left_out: &[bool]) -> Option<(Difference, Replay)> {
-    let mut world = World::new(seed, optimize);
+fn again(seed: u64, setup: Setup, episode: u32, left_out: &[bool]) -> Option<(Difference, Replay)> {
+    let mut world = World::new(seed, setup);
     for _ in 0..episode {
         world.episode(None).ok()?;
     }
@@ -59,11 +73,11 @@ fn again(seed: u64, optimize: Optimize, episode: u32, left_out: &[bool]) -> Opti
 
 /// The story of a difference, with as few instructions as possible; `None` where several outcomes were
 /// allowed.
-pub fn explain(seed: u64, optimize: Optimize, episode: u32, found: &Difference) -> Option<String> {
+pub fn explain(seed: u64, setup: Setup, episode: u32, found: &Difference) -> Option<String> {
     if found.is_excused {
         return None;
     }
-    let Some((difference, replay)) = again(seed, optimize, episode, &[]) else {
+    let Some((difference, replay)) = again(seed, setup, episode, &[]) else {
         return Some(format!("a difference that doesn't happen again:\n{}", found.text));
     };
     if difference.is_excused {
@@ -73,7 +87,7 @@ pub fn explain(seed: u64, optimize: Optimize, episode: u32, found: &Difference) 
     let (mut difference, mut replay) = (difference, replay);
     for at in (0..left_out.len()).rev() {
         left_out[at] = true;
-        match again(seed, optimize, episode, &left_out) {
+        match again(seed, setup, episode, &left_out) {
             Some((other, its)) if !other.is_excused => (difference, replay) = (other, its),
             _ => left_out[at] = false,
         }

@@ -6,14 +6,14 @@ use crate::random::Random;
 
 pub const PAGE: u64 = 4096;
 
-const V: u64 = 1 << 0;
-const R: u64 = 1 << 1;
-const W: u64 = 1 << 2;
-const X: u64 = 1 << 3;
-const U: u64 = 1 << 4;
+pub const V: u64 = 1 << 0;
+pub const R: u64 = 1 << 1;
+pub const W: u64 = 1 << 2;
+pub const X: u64 = 1 << 3;
+pub const U: u64 = 1 << 4;
 const G: u64 = 1 << 5;
-const A: u64 = 1 << 6;
-const D: u64 = 1 << 7;
+pub const A: u64 = 1 << 6;
+pub const D: u64 = 1 << 7;
 const N: u64 = 1 << 63;
 /// A global page's PTEs in several tables stay the same only if no walk sets A or D in one of them.
 const SHARED: u64 = G | A | D;
@@ -103,6 +103,21 @@ impl Tables {
         }
         let stores = std::mem::take(&mut tables.stores);
         (tables, stores)
+    }
+
+    /// The pages with tables by which global pages are found. None of them may be out of reach in one address space
+    /// and not in another.
+    pub fn of_globals(&self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for space in &self.spaces {
+            let mut table = space.root;
+            for level in (0..space.levels).rev() {
+                pages.push(table);
+                let entry = table + 8 * (GLOBAL >> (12 + 9 * level) & 0x1ff);
+                table = self.contents[&entry] >> 10 << 12;
+            }
+        }
+        pages
     }
 
     fn map(&mut self, space: &mut Space, address: u64, pte: u64, level: u64) {

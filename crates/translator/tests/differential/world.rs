@@ -5,7 +5,10 @@
 //! interpreter starts with none.
 
 mod follow;
+mod guest;
 mod state;
+
+use std::ops::Range;
 
 use rvisor_hart::{Exit, Hart};
 use rvisor_hosted::HostMemory;
@@ -15,10 +18,11 @@ use rvisor_machine::Engine;
 use rvisor_translator::{Optimize, Options, Translator, share};
 use rvisor_waist::{GuestVirtual, OutOfRange};
 
-use crate::generate::{CODE_POINTERS, Generator, POINTERS, SATP_HOLDER};
+use crate::generate::{CODE_POINTERS, Generator, HGATP_HOLDER, POINTERS, SATP_HOLDER};
 use crate::machine::{Machine, copy, differences, is_same, memory_differences};
 use crate::memory::{RAM, view};
 use crate::random::Random;
+use crate::second_stage::{HIGH, Parts, SecondStages};
 use crate::tables::{GLOBAL, LARGE, PAGE, Tables, Targets};
 
 // Pages of RAM: what they are for.
@@ -31,6 +35,10 @@ const DATA_PAGES: u64 = 24;
 const TABLES: u64 = RAM + 34 * PAGE;
 const TABLE_PAGES: u64 = 44;
 const END: u64 = RAM + 80 * PAGE;
+// With the hypervisor extension there is more, behind pages that nothing is in.
+const SECOND_TABLES: u64 = RAM + 84 * PAGE;
+const SECOND_TABLE_PAGES: u64 = 28;
+const SECOND_END: u64 = SECOND_TABLES + SECOND_TABLE_PAGES * PAGE;
 
 /// A and D of a PTE: what walks may set.
 const ACCESSED: u64 = 0xc0;
@@ -61,6 +69,23 @@ fn length(bits: u32) -> usize {
     if bits & 3 == 3 { 4 } else { 2 }
 }
 
+/// What is compared.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub optimize: Optimize,
+    /// Whether harts have the hypervisor extension.
+    pub hypervisor: bool,
+}
+
+/// A PTE that a block changes and fences.
+struct Announced {
+    entry: u64,
+    pte: u64,
+    /// Where the change is a first stage's: its address and ASID, and for whom the fence is: a virtual machine's VMID,
+    /// or `None` for those outside.
+    first_stage: Option<(u64, u16, Option<u16>)>,
+}
+
 /// What an episode found.
 pub struct Difference {
     pub text: String,
@@ -85,14 +110,16 @@ pub struct World {
     translated: Machine,
     reference: Machine,
     tables: Tables,
+    /// With the hypervisor extension.
+    stages: Option<SecondStages>,
     /// PTEs as they were at the last look.
-    tables_then: Vec<u8>,
-    /// The PTE that the block changes and fences: where and what.
-    announced: Option<(u64, u64)>,
+    tables_then: Vec<Vec<u8>>,
+    announced: Option<Announced>,
     /// Where blocks start: physical addresses.
     blocks: Vec<u64>,
-    /// `satp` held something else than a space's value.
-    odd_satp: bool,
+    /// `satp` or its like held something else than a space's value, or a change of a PTE was fenced for others than
+    /// those who use it.
+    odd_spaces: bool,
     /// An instruction was executed that had been written to since the last fence.
     stale_code: bool,
     fenced: Vec<u8>,
@@ -100,42 +127,67 @@ pub struct World {
     pub instructions: u64,
     pub steps: u64,
     pub exits: u64,
+    /// Steps in VS- and VU-mode.
+    pub virtual_steps: u64,
+    /// Ways into virtual machines and out of them.
+    pub crossings: u64,
+    /// Traps that only the hypervisor extension has.
+    pub guest_traps: u64,
     pub operations: Vec<u64>,
 }
 
 impl World {
-    pub fn new(seed: u64, optimize: Optimize) -> Self {
+    pub fn new(seed: u64, setup: Setup) -> Self {
+        let Setup { optimize, hypervisor } = setup;
         let mut random = Random::new(seed);
         let machine_mode = random.chance(85);
         let shared =
             share::<HostMemory>(1, Options { optimize, ..Options::default() }).expect("the host has memory");
         let pages = |first: u64, count: u64| (0..count).map(|page| first + page * PAGE).collect::<Vec<_>>();
-        let targets = Targets {
-            ram: RAM,
-            group: RAM + 16 * PAGE,
-            handler: SUPERVISOR_HANDLER,
-            code: pages(CODE, CODE_PAGES),
-            data: pages(DATA, DATA_PAGES),
-            odd: vec![0x1000_0000, 0, END, END - PAGE, RAM - PAGE, TABLES],
-        };
-        let (tables, stores) = Tables::new(&mut random, pages(TABLES, TABLE_PAGES), targets);
+        let (code, data) = (pages(CODE, CODE_PAGES), pages(DATA, DATA_PAGES));
+        let mut odd = vec![0x1000_0000, 0, END, END - PAGE, RAM - PAGE, TABLES];
+        if hypervisor {
+            odd.extend(code.iter().chain(&data).map(|page| HIGH + (page - RAM)));
+        }
+        let (ram, group, handler) = (RAM, RAM + 16 * PAGE, SUPERVISOR_HANDLER);
+        let targets = Targets { ram, group, handler, code: code.clone(), data: data.clone(), odd };
+        let (tables, mut stores) = Tables::new(&mut random, pages(TABLES, TABLE_PAGES), targets);
+        let stages = hypervisor.then(|| {
+            let parts = Parts {
+                ram: RAM..END,
+                handlers: HANDLER..CODE,
+                tables: TABLES..TABLES + TABLE_PAGES * PAGE,
+                kept: tables.of_globals(),
+                code,
+                data,
+                devices: vec![0x1000_0000, 0],
+            };
+            SecondStages::new(&mut random, pages(SECOND_TABLES, SECOND_TABLE_PAGES), parts)
+        });
+        let (stages, second_stores) = stages.unzip();
+        stores.extend(second_stores.into_iter().flatten());
+        let size = if hypervisor { SECOND_END } else { END } - RAM;
         let mut world = Self {
             random,
-            generator: Generator::new(),
+            generator: Generator::new(hypervisor),
             engine: Translator::new(&shared).expect("the host has memory"),
-            translated: Machine::new(END - RAM, machine_mode),
-            reference: Machine::new(END - RAM, machine_mode),
+            translated: Machine::new(size, machine_mode, hypervisor),
+            reference: Machine::new(size, machine_mode, hypervisor),
             tables,
+            stages,
             tables_then: Vec::new(),
             announced: None,
             blocks: Vec::new(),
-            odd_satp: false,
+            odd_spaces: false,
             stale_code: false,
             fenced: Vec::new(),
             block_count: 0,
             instructions: 0,
             steps: 0,
             exits: 0,
+            virtual_steps: 0,
+            crossings: 0,
+            guest_traps: 0,
             operations: vec![0; Op::ALL.len()],
         };
         for (entry, pte) in stores {
@@ -184,10 +236,11 @@ impl World {
         let Machine { vm, hart } = &mut self.translated;
         let hart = &mut hart.hart;
         let mode = std::mem::replace(&mut hart.privilege, Privilege::Machine);
+        let virtualized = std::mem::replace(&mut hart.virtualized, false);
         let env = vm.environment(&vm.harts()[0]);
         // Refused where floating point is off: the register keeps its value then.
         let _ = hart.write_csr(&env, number, value);
-        hart.privilege = mode;
+        (hart.privilege, hart.virtualized) = (mode, virtualized);
     }
 
     fn set_protection(&mut self) {
@@ -199,7 +252,8 @@ impl World {
         // Walks may always be made: whether one is needed depends on what a hart has cached.
         const TABLES_ALLOWED: u64 = 0b01011 << 8;
         self.set(PMPADDR0, TABLES >> 2);
-        self.set(PMPADDR0 + 1, (TABLES + TABLE_PAGES * PAGE) >> 2);
+        let end = self.table_ranges().last().map_or(TABLES, |range| range.end);
+        self.set(PMPADDR0 + 1, end >> 2);
         for entry in 2..8 {
             let size = self.random.pick(&[PAGE, PAGE, 4 * PAGE, 64 * PAGE, 64, 8]);
             let address = (RAM + self.random.below(END - RAM)) / size * size;
@@ -219,6 +273,11 @@ impl World {
             value |= envcfg::CBIE | envcfg::CBCFE | envcfg::CBZE;
         }
         self.set(MENVCFG, value);
+        if self.stages.is_some() {
+            let bits = self.random.bits();
+            let value = value & self.random.pick(&[u64::MAX, u64::MAX, bits]);
+            self.set(HENVCFG, value);
+        }
         for number in MSTATEEN0..=MSTATEEN3 {
             self.set(number, u64::MAX);
         }
@@ -231,8 +290,10 @@ impl World {
         self.set_state(start, &block);
         self.hart().fence_instructions();
         copy(&self.translated.hart.hart, &mut self.reference.hart.hart);
-        self.tables_then = view(self.reference.vm.memory(), TABLES..TABLES + TABLE_PAGES * PAGE).to_vec();
-        self.odd_satp = false;
+        let memory = self.reference.vm.memory();
+        self.tables_then =
+            self.table_ranges().into_iter().map(|range| view(memory, range).to_vec()).collect();
+        self.odd_spaces = false;
         self.stale_code = false;
         if let Some(replay) = replay.as_deref_mut() {
             self.fenced = self.reference.ram().to_vec();
@@ -243,14 +304,17 @@ impl World {
         let budget = 20 + self.random.below(200);
         let outcome = self.run(budget, replay);
         let odd_tables = self.tables_changed();
-        if odd_tables || self.odd_satp {
+        if odd_tables || self.odd_spaces {
             // What the guest did to its tables without a fence is undone.
-            let then = std::mem::take(&mut self.tables_then);
-            self.write(TABLES, &then);
+            for (range, then) in self.table_ranges().into_iter().zip(std::mem::take(&mut self.tables_then)) {
+                self.write(range.start, &then);
+            }
             self.hart().fence_vma(None, None);
+        } else if let Some(Announced { first_stage: Some((address, asid, _)), .. }) = self.announced {
+            self.fence_first_stages(Some(address), Some(asid));
         }
         self.write_handlers();
-        let is_excused = odd_tables || self.odd_satp || self.stale_code;
+        let is_excused = odd_tables || self.odd_spaces || self.stale_code;
         outcome.map_err(|text| Difference { text, is_excused })
     }
 
@@ -261,8 +325,11 @@ impl World {
                 for (entry, pte) in stores {
                     self.write(entry, &pte.to_le_bytes());
                 }
-                self.hart().fence_vma(address.map(GuestVirtual), asid);
+                self.fence_first_stages(address, asid);
             }
+        }
+        if self.stages.is_some() && self.random.chance(40) {
+            self.change_second_stages();
         }
         if self.random.chance(3) {
             self.set_protection();
@@ -305,16 +372,21 @@ impl World {
 
     /// Whether a PTE changed that neither a walk nor the block's beginning had to change.
     fn tables_changed(&self) -> bool {
-        let now = view(self.reference.vm.memory(), TABLES..TABLES + TABLE_PAGES * PAGE);
-        if now == self.tables_then {
-            return false;
-        }
+        let announced = self.announced.as_ref().map(|announced| (announced.entry, announced.pte));
         let entry = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes")) & !ACCESSED;
-        let mut pairs = now.chunks(8).zip(self.tables_then.chunks(8)).enumerate();
-        pairs.any(|(at, (now, then))| {
-            let change = (TABLES + 8 * at as u64, entry(now));
-            entry(now) != entry(then) && self.announced != Some(change)
+        self.table_ranges().into_iter().zip(&self.tables_then).any(|(range, then)| {
+            let now = view(self.reference.vm.memory(), range.clone());
+            let mut pairs = now.chunks(8).zip(then.chunks(8)).zip(range.step_by(8));
+            now != then
+                && pairs
+                    .any(|((now, then), at)| entry(now) != entry(then) && announced != Some((at, entry(now))))
         })
+    }
+
+    /// Where page tables are.
+    fn table_ranges(&self) -> Vec<Range<u64>> {
+        let first = TABLES..TABLES + TABLE_PAGES * PAGE;
+        if self.stages.is_some() { vec![first, SECOND_TABLES..SECOND_END] } else { vec![first] }
     }
 }
 
@@ -322,8 +394,9 @@ fn registers(hart: &Hart) -> String {
     let x: Vec<String> = hart.x.iter().enumerate().map(|(i, value)| format!("x{i}={value:#x}")).collect();
     let f: Vec<String> = hart.f.iter().enumerate().map(|(i, value)| format!("f{i}={value:#x}")).collect();
     format!(
-        "pc={:#x} {:?}\n{}\n{}\nreservation={:x?}\n",
+        "pc={:#x} {}{:?}\n{}\n{}\nreservation={:x?}\n",
         hart.pc,
+        if hart.virtualized { "virtual " } else { "" },
         hart.privilege,
         x.join(" "),
         f.join(" "),

@@ -83,16 +83,21 @@ impl World {
         if let Some(replay) = replay {
             self.note(replay);
         }
-        let epoch = self.reference.hart.hart.code_epoch();
-        let satp = self.reference.hart.hart.csr.satp;
+        let before = &self.reference.hart.hart;
+        let (epoch, satp, virtualized) = (before.code_epoch(), before.csr.satp, before.virtualized);
+        let retired = before.retired;
         let Machine { vm, hart } = &mut self.reference;
         let exit = hart.hart.step(&vm.environment(&vm.harts()[0]));
         let now = hart.hart.csr.satp;
         if now != satp && now != 0 && self.tables.spaces.iter().all(|space| space.satp != now) {
-            self.odd_satp = true;
+            self.odd_spaces = true;
         }
         if !self.fenced.is_empty() && epoch != hart.hart.code_epoch() {
             self.fenced = self.reference.ram().to_vec();
+        }
+        if self.stages.is_some() {
+            self.odd_spaces |= self.uses_odd_space();
+            self.count_virtual(virtualized, retired, exit);
         }
         exit
     }
@@ -119,6 +124,7 @@ impl World {
             Ok(translation) => format!("{:#x}: not RAM", translation.physical.0),
             Err(trap) => format!("{:?}, satp {:#x}", trap.cause, hart.csr.satp),
         };
-        replay.trace.push(format!("{:?} {pc:#x} {text}", hart.privilege));
+        let guest = if hart.virtualized { "virtual " } else { "" };
+        replay.trace.push(format!("{guest}{:?} {pc:#x} {text}", hart.privilege));
     }
 }

@@ -4,6 +4,10 @@ use super::*;
 
 impl World {
     pub(super) fn set_state(&mut self, start: u64, block: &[u32]) {
+        self.hart().virtualized = false;
+        if self.stages.is_some() && self.random.chance(60) && self.set_guest_state(start, block) {
+            return;
+        }
         let random = &mut self.random;
         let supervisor_only = self.translated.hart.hart.config().supervisor_only;
         let modes = [Privilege::Machine, Privilege::Supervisor, Privilege::Supervisor, Privilege::User];
@@ -35,10 +39,14 @@ impl World {
         let translated = satp != 0 && (mode != Privilege::Machine || mprv);
         self.set_csrs(mode, satp, mprv, pc);
         self.set_registers(pc, translated);
+        if self.stages.is_some() {
+            self.set_virtual_csrs(None);
+            self.set_virtual_registers();
+        }
         self.add_special(number, mode, satp, mprv, start, block);
     }
 
-    fn set_csrs(&mut self, mode: Privilege, satp: u64, mprv: bool, pc: u64) {
+    pub(super) fn set_csrs(&mut self, mode: Privilege, satp: u64, mprv: bool, pc: u64) {
         let r = &mut self.random;
         let mut status =
             r.bits() & (mstatus::SUM | mstatus::MXR | mstatus::MIE | mstatus::SIE | mstatus::SPIE);
@@ -95,7 +103,7 @@ impl World {
         hart.csr.sepc = sepc;
     }
 
-    fn set_registers(&mut self, pc: u64, translated: bool) {
+    pub(super) fn set_registers(&mut self, pc: u64, translated: bool) {
         for register in 1..32 {
             let value = self.random.value();
             let float = self.random.float();
@@ -134,7 +142,7 @@ impl World {
     }
 
     /// Begins the block with a store to code or to a page table, and the fence that belongs to it.
-    fn add_special(
+    pub(super) fn add_special(
         &mut self,
         number: usize,
         mode: Privilege,
@@ -148,9 +156,10 @@ impl World {
         const PLACE: u8 = 9;
         const ASID: u8 = 11;
         self.announced = None;
-        let status = self.hart().csr.mstatus;
-        let is_plain =
-            self.hart().csr.mie == 0 && !mprv && mode != Privilege::User && status & mstatus::TVM == 0;
+        let csr = &self.hart().csr;
+        let traps_fences = csr.mstatus & mstatus::TVM != 0 || csr.hstatus & hstatus::VTVM != 0;
+        let is_plain = csr.mie == 0 && !mprv && mode != Privilege::User && !traps_fences;
+        let (vmid, virtualized) = ((csr.hgatp >> hgatp::VMID_SHIFT & 0x3fff) as u16, self.hart().virtualized);
         if !is_plain || block.len() < 4 || start % PAGE > PAGE - 64 || !self.random.chance(25) {
             return;
         }
@@ -166,6 +175,20 @@ impl World {
             self.hart().x[usize::from(ADDRESS)] = reach(target);
             self.hart().x[usize::from(VALUE)] = u32::from_le_bytes(value).into();
             (store(Op::Sw), Instruction::new(Op::FenceI, 4))
+        } else if self.stages.is_some()
+            && !virtualized
+            && self.random.chance(40)
+            && let Some((entry, pte, address, vmid)) = self.pick_second_change()
+        {
+            let rs1 = if self.random.chance(60) { PLACE } else { 0 };
+            let rs2 = if self.random.chance(50) { ASID } else { 0 };
+            self.announced = Some(Announced { entry, pte: pte & !ACCESSED, first_stage: None });
+            let hart = self.hart();
+            hart.x[usize::from(ADDRESS)] = reach(entry);
+            hart.x[usize::from(VALUE)] = pte;
+            hart.x[usize::from(PLACE)] = address >> 2;
+            hart.x[usize::from(ASID)] = vmid.into();
+            (store(Op::Sd), Instruction { rs1, rs2, ..Instruction::new(Op::HfenceGvma, 4) })
         } else {
             let Some((entry, pte, address, asid)) = self.tables.small_change(&mut self.random, number) else {
                 return;
@@ -176,14 +199,18 @@ impl World {
             }
             let rs1 = if self.random.chance(60) { PLACE } else { 0 };
             let rs2 = if self.random.chance(50) { ASID } else { 0 };
-            self.announced = Some((entry, pte & !ACCESSED));
+            let is_for_guest = self.stages.is_some() && !virtualized && self.random.chance(30);
+            let op = if is_for_guest { Op::HfenceVvma } else { Op::SfenceVma };
+            let whose = (virtualized || is_for_guest).then_some(vmid);
+            let first_stage = Some((address, asid, whose));
+            self.announced = Some(Announced { entry, pte: pte & !ACCESSED, first_stage });
             let hart = self.hart();
             hart.x[usize::from(ADDRESS)] = reach(entry);
             hart.x[usize::from(VALUE)] = pte;
             hart.x[usize::from(PLACE)] = address;
             hart.x[usize::from(POINTERS[0])] = address;
             hart.x[usize::from(ASID)] = asid.into();
-            (store(Op::Sd), Instruction { rs1, rs2, ..Instruction::new(Op::SfenceVma, 4) })
+            (store(Op::Sd), Instruction { rs1, rs2, ..Instruction::new(op, 4) })
         };
         for (at, instruction) in [(start, store), (start + 4, fence)] {
             let bits = encode(&instruction).expect("operands fit");
