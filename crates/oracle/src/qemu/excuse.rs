@@ -176,6 +176,7 @@ fn allowed_with_hypervisor(
     qemu: u64,
 ) -> Option<&'static str> {
     let [ours, _] = sides;
+    let guest = case.guest.as_ref()?;
     let dirty = mstatus::FS | mstatus::SD;
     let status = ours.field(field::OUT_MSTATUS);
     let difference = hart ^ qemu;
@@ -208,6 +209,9 @@ fn allowed_with_hypervisor(
         "mtinst" | "htinst" if [hart, qemu] == [0x3020, 0x3000] => {
             Some("QEMU describes a write of a page table as a read")
         }
+        "second1" if difference == DIRTY && hart & DIRTY != 0 && guest.maps_tables() => Some(
+            "QEMU doesn't set the dirty bit of a page of tables in which it sets the accessed bit of an entry",
+        ),
         "hvip" if difference == mip::SSIP => Some("QEMU shows SSIP in hvip"),
         "hvip" | "mip" if difference == mip::VSTIP => {
             Some("QEMU has one bit for hvip.VSTIP and what vstimecmp makes pending")

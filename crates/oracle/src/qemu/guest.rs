@@ -46,6 +46,9 @@ const SUPERVISOR_INTERRUPTS: u64 = mip::SSIP | mip::STIP | mip::SEIP;
 /// Counters that both sides have.
 const COUNTERS: u64 = counters::CY | counters::TM | counters::IR;
 
+/// Where the entries are of which the second maps the page of tables behind [`TABLE_WINDOW`].
+const TABLE_ENTRIES: u64 = SECOND_TABLES + 0xd000 + 8 * 510;
+
 /// What a case has besides.
 #[derive(Clone)]
 pub struct Guest {
@@ -115,9 +118,14 @@ impl Guest {
         }
     }
 
+    /// Whether the second entry is that of a page of tables.
+    pub fn maps_tables(&self) -> bool {
+        self.entries_at == TABLE_ENTRIES
+    }
+
     /// Draws the second stage's entry for the page of tables behind [`TABLE_WINDOW`].
     pub fn map_tables(&mut self, random: &mut Random) {
-        self.entries_at = SECOND_TABLES + 0xd000 + 8 * 510;
+        self.entries_at = TABLE_ENTRIES;
         self.entries = [0, second_entry(random, TABLES + 0x3000)];
     }
 }

@@ -172,6 +172,7 @@ fn enter_guest(assembler: &mut Assembler) {
     for number in [SCAUSE, STVAL, MTVAL2, MTINST] {
         assembler.write_csr(number, 0);
     }
+    assembler.write_csr(SSCRATCH, CASE);
     assembler.load(Op::Ld, 2, CASE, field::SECOND_AT);
     for offset in [0, 8] {
         assembler.load(Op::Ld, 3, CASE, field::SECOND + offset);
