@@ -10,8 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::images::add_old;
 use common::{FAILURE, LIMIT, finish, rvisor, wait};
-use rvisor_images::{Manifest, Name, NewImage, Store};
+use rvisor_images::{Manifest, Store};
 use tempfile::TempDir;
 
 /// A system of whose packages no file is kept: soon laid out, and its builder VM fails at the first directory that it needs.
@@ -31,15 +32,7 @@ impl Home {
         symlink(downloads, directory.path().join("cache")).expect("a link");
         fs::write(directory.path().join("new.toml"), RECIPE).expect("a file");
         let store = Store::open(directory.path()).expect("a store");
-        let draft = store.draft().expect("a draft");
-        let file = |name: &str| {
-            let path = draft.path().join(name);
-            fs::write(&path, name).expect("a file");
-            path
-        };
-        let image = NewImage { kernel: file("kernel"), run_initrd: file("initrd"), ..NewImage::default() };
-        let old = store.add(&Name::parse("old").expect("a name"), &image).expect("an image").manifest;
-        drop(draft);
+        let old = add_old(&store);
         Self { directory, old }
     }
 

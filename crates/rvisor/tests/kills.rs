@@ -14,8 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use common::images::add_old;
 use common::{LIMIT, Machine, finish, rvisor};
-use rvisor_images::{Name, NewImage, Store};
+use rvisor_images::Store;
 use sha2::{Digest, Sha256};
 
 /// How many of the moments are of this kind, the first, second or third.
@@ -256,15 +257,7 @@ fn store_is_whole_whenever_a_pull_ends() {
     };
     // An image that was there before.
     let store = Store::open(home.path()).expect("a store");
-    let draft = store.draft().expect("a draft");
-    let file = |name: &str| {
-        let path = draft.path().join(name);
-        fs::write(&path, name).expect("a file");
-        path
-    };
-    let image = NewImage { kernel: file("kernel"), run_initrd: file("initrd"), ..NewImage::default() };
-    let old = store.add(&Name::parse("old").expect("a name"), &image).expect("an image").manifest;
-    drop(draft);
+    let old = add_old(&store);
     let mut was_there = false;
     for _ in 0..moments(2) {
         let child = spawn(&mut there(&["pull", "--force", "busybox"]));

@@ -3,10 +3,22 @@
 use std::fs;
 use std::sync::Mutex;
 
-use rvisor_images::{Error, Store};
+use rvisor_images::{Error, Manifest, Name, NewImage, Store};
 
 use super::book::Page;
 use super::{LIMIT, finish, rvisor};
+
+/// Puts an image `old` of a few bytes into a store: what happens to others must leave it alone.
+pub fn add_old(store: &Store) -> Manifest {
+    let draft = store.draft().expect("a draft");
+    let file = |name: &str| {
+        let path = draft.path().join(name);
+        fs::write(&path, name).expect("a file");
+        path
+    };
+    let image = NewImage { kernel: file("kernel"), run_initrd: file("initrd"), ..NewImage::default() };
+    store.add(&Name::parse("old").expect("a name"), &image).expect("an image").manifest
+}
 
 /// Debian with a C compiler, make and git, by the recipe in the book's "Recipes for projects".
 pub const WITH_COMPILER: &str = "test-build";
