@@ -6,10 +6,11 @@
 mod common;
 
 use std::path::Path;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use common::package::file_of_package;
+use common::turn::Turn;
 use common::{Terminal, finish, rvisor};
 use rvisor_hosted::disk::{Format, create_overlay};
 use rvisor_images::{Image, Store};
@@ -26,32 +27,6 @@ const PULL: Duration = Duration::from_secs(3600);
 
 /// A mirror where nobody listens.
 const NO_MIRROR: &str = "http://127.0.0.1:1";
-
-/// How many machines run at a time: more would only slow each other down.
-const MACHINES: usize = 2;
-
-/// The right to run a machine until it is dropped.
-struct Turn;
-
-static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(MACHINES), Condvar::new());
-
-impl Turn {
-    fn take() -> Self {
-        let (free, given_back) = &TURNS;
-        let free = free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = given_back.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
-        *free -= 1;
-        Self
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let (free, given_back) = &TURNS;
-        *free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        given_back.notify_one();
-    }
-}
 
 /// The image, and the turn to run a machine from it.
 fn debian() -> (Turn, &'static Image) {

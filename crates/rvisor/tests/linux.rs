@@ -7,19 +7,19 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use common::turn::Turn;
 use common::{Ended, Terminal, finish, rvisor};
 
 /// For anything that a machine does, on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(400);
 
-/// One machine at a time: several would only slow each other down. The first one pulls the image.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
+/// The turn to run a machine. The first one pulls the image.
+fn turn() -> Turn {
     static PULLED: OnceLock<()> = OnceLock::new();
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let turn = Turn::take();
     PULLED.get_or_init(|| finish(&mut rvisor(["pull", "busybox"]), b"", 3 * LIMIT).assert(0, "busybox\n"));
     turn
 }

@@ -6,6 +6,7 @@ pub mod guests;
 pub mod images;
 pub mod monitor;
 pub mod package;
+pub mod turn;
 
 use std::fs::File;
 use std::io::{Read, Write};
