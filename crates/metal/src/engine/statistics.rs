@@ -38,14 +38,21 @@ impl Default for Statistics {
 const INSTRUCTIONS: [Exception; 2] = [Exception::IllegalInstruction, Exception::VirtualInstruction];
 const CALLS: [Exception; 2] =
     [Exception::EnvironmentCallFromUser, Exception::EnvironmentCallFromVirtualSupervisor];
+const GUEST_PAGE_FAULTS: [Exception; 3] =
+    [Exception::InstructionGuestPageFault, Exception::LoadGuestPageFault, Exception::StoreGuestPageFault];
 const PAGE_FAULTS: [Exception; 6] = [
     Exception::InstructionPageFault,
     Exception::LoadPageFault,
     Exception::StorePageFault,
-    Exception::InstructionGuestPageFault,
-    Exception::LoadGuestPageFault,
-    Exception::StoreGuestPageFault,
+    GUEST_PAGE_FAULTS[0],
+    GUEST_PAGE_FAULTS[1],
+    GUEST_PAGE_FAULTS[2],
 ];
+
+/// Whether `scause` says that the second stage lacks a page.
+pub fn is_guest_page_fault(cause: u64) -> bool {
+    GUEST_PAGE_FAULTS.iter().any(|fault| fault.code() == cause)
+}
 
 /// What an array by cause has of these.
 fn sum(by_cause: &[u64], causes: &[Exception]) -> u64 {

@@ -15,6 +15,7 @@ use rvisor_isa::csr::{SSTATUS_MASK, mcause, mtvec};
 use rvisor_isa::{Exception, Privilege, decode, disassemble};
 use rvisor_waist::{GuestPhysical, GuestVirtual};
 
+use super::statistics::is_guest_page_fault;
 use crate::address::MachineAddress;
 use crate::arch::Partition;
 use crate::pte::Pte;
@@ -213,16 +214,10 @@ impl Trace {
 impl Outcome<'_> {
     /// The machine address of what the second stage got for a trap.
     fn filled(&self, trapped: &Trapped) -> Option<MachineAddress> {
-        let (stage, address) = self.stage.filter(|_| GUEST_PAGE_FAULTS.contains(&trapped.cause))?;
+        let (stage, address) = self.stage.filter(|_| is_guest_page_fault(trapped.cause))?;
         stage.walk(address).machine
     }
 }
-
-const GUEST_PAGE_FAULTS: [u64; 3] = [
-    Exception::InstructionGuestPageFault.code(),
-    Exception::LoadGuestPageFault.code(),
-    Exception::StoreGuestPageFault.code(),
-];
 
 /// Whether the guest's tables lead from an address to a page, whatever may be done with it.
 fn is_mapped(address: u64, hart: &Hart, memory: &Partition) -> bool {
@@ -254,7 +249,7 @@ fn describe(cause: u64, value: u64) -> String {
         Some(instruction) => format!("{}", disassemble(&instruction, 0)),
         None => match (cause, Exception::from_code(cause)) {
             (10, _) => "ecall to the SBI".into(),
-            (20 | 21 | 23, _) => format!("guest-page fault at {value:#x}"),
+            _ if is_guest_page_fault(cause) => format!("guest-page fault at {value:#x}"),
             (_, Some(exception)) => format!("{exception:?} {value:#x}"),
             (_, None) => format!("cause {cause} {value:#x}"),
         },
@@ -289,19 +284,20 @@ mod tests {
     use super::*;
     use crate::arch::partition::tests::partition;
 
+    const PAGE: Page = Page {
+        address: GuestVirtual(0x5000),
+        machine: MachineAddress(0x9000_0000),
+        rights: Pte::R,
+        guest_size: 4096,
+        is_large: false,
+    };
+
     #[test]
     fn call_and_miss_are_traced_and_nothing_else() {
         let (memory, mut hart) = (partition(4 << 20), Hart::new(Config::default()));
         let mut trace = Trace::new(false, Arc::default());
         let user = Trapped { privilege: Privilege::User, pc: 0x1000, cause: 8, value: 0 };
         let kernel = Trapped { privilege: Privilege::Supervisor, pc: 0x2000, cause: 2, value: 0x1410_22f3 };
-        let page = Page {
-            address: GuestVirtual(0x5000),
-            machine: MachineAddress(0x9000_0000),
-            rights: Pte::R,
-            guest_size: 4096,
-            is_large: false,
-        };
         let mut step = |trapped: &Trapped, page, hart: &Hart| {
             trace.step(trapped, &Outcome { page, ..Outcome::default() }, hart, &memory);
             trace.finished()
@@ -316,7 +312,7 @@ mod tests {
         hart.privilege = Privilege::User;
         assert_eq!(step(&kernel, None, &hart), None);
         assert_eq!(step(&kernel, None, &hart), None);
-        let lines = step(&Trapped { cause: 13, value: 0x5000, ..user }, Some(&page), &hart);
+        let lines = step(&Trapped { cause: 13, value: 0x5000, ..user }, Some(&PAGE), &hart);
         let lines = lines.expect("it is complete");
         for (line, words) in lines.iter().zip([
             "a system call, number 0:",
@@ -340,14 +336,7 @@ mod tests {
         let [mut first, mut second] = [(); 2].map(|()| Trace::new(false, Arc::clone(&is_told)));
         hart.privilege = Privilege::User;
         let call = Trapped { privilege: Privilege::User, pc: 0x1000, cause: 8, value: 0 };
-        let page = Page {
-            address: GuestVirtual(0x5000),
-            machine: MachineAddress(0x9000_0000),
-            rights: Pte::R,
-            guest_size: 4096,
-            is_large: false,
-        };
-        let outcome = Outcome { page: Some(&page), ..Outcome::default() };
+        let outcome = Outcome { page: Some(&PAGE), ..Outcome::default() };
         (0..3).for_each(|_| first.step(&call, &outcome, &hart, &memory));
         assert!(second.is_waiting());
         assert!(first.finished().is_some_and(|lines| !lines.is_empty()));

@@ -140,14 +140,19 @@ fn fences_and_hints_do_nothing_to_registers() {
     assert_eq!((hart.x, hart.retired), ([0; 32], 9));
 }
 
+/// Maps a page for code, at 0x1000, and the first of two, which begin with 1 and 2, at 0x4000; where the two are.
+fn code_and_data(world: &World) -> [u64; 2] {
+    let pages = [RAM + 0x4000, RAM + 0x5000];
+    (1..).zip(pages).for_each(|(content, page)| world.ram.set_double(page, content));
+    map(world, 0x1000, RAM, RWX);
+    map(world, 0x4000, pages[0], RWX);
+    pages
+}
+
 #[test]
 fn sfence_vma_makes_page_tables_visible() {
     let world = World::new();
-    let (first, second) = (RAM + 0x4000, RAM + 0x5000);
-    world.ram.set_double(first, 1);
-    world.ram.set_double(second, 2);
-    map(&world, 0x1000, RAM, RWX);
-    map(&world, 0x4000, first, RWX);
+    let [_, second] = code_and_data(&world);
     map(&world, 0x6000, TABLES + 0x2000, RWX);
     let code = [
         asm(Op::Ld, A0, A1, 0, 0),
@@ -169,11 +174,7 @@ fn sfence_vma_makes_page_tables_visible() {
 #[test]
 fn fence_that_others_ask_for_is_the_supervisors_while_the_hart_is_in_a_virtual_machine() {
     let world = World::new();
-    let (first, second) = (RAM + 0x4000, RAM + 0x5000);
-    world.ram.set_double(first, 1);
-    world.ram.set_double(second, 2);
-    map(&world, 0x1000, RAM, RWX);
-    map(&world, 0x4000, first, RWX);
+    let [_, second] = code_and_data(&world);
     put(&world, RAM, &[asm(Op::Ld, A0, A1, 0, 0), asm(Op::Wfi, 0, 0, 0, 0)]);
     let mut hart = hart_at(&world, 0x1000);
     enter_sv39(&mut hart);
