@@ -24,7 +24,7 @@ use crate::{MAX_HARTS, save_area};
 /// First bytes of a bundle.
 pub const MAGIC: &[u8; 8] = b"RVBUNDLE";
 /// The version that this code reads and writes.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Bytes of the header.
 const HEADER: usize = 32;
 /// Bytes of the settings.
@@ -170,6 +170,16 @@ pub struct Attachment {
     pub mac: [u8; 6],
 }
 
+/// Which of its devices is a guest's line to the physical console.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ConsoleDevice {
+    /// The UART.
+    #[default]
+    Serial,
+    /// The virtio console. What the UART sends is printed, too: that may be all until the driver is there.
+    Virtio,
+}
+
 /// Everything in a bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bundle<'a> {
@@ -196,6 +206,8 @@ pub struct BundledGuest<'a> {
     pub affinity: u64,
     /// Whether it starts by itself.
     pub autostart: bool,
+    /// Where its line ends.
+    pub console: ConsoleDevice,
     /// Its disk.
     pub disk: Option<DiskRange>,
     /// Its network card.
@@ -237,6 +249,7 @@ impl<'a> BundledGuest<'a> {
             cap: 0,
             affinity: 0,
             autostart: true,
+            console: ConsoleDevice::Serial,
             disk: None,
             network: None,
             save: None,
@@ -355,6 +368,7 @@ mod flag {
     pub const NETWORK: u32 = 1 << 4;
     pub const SAVE: u32 = 1 << 5;
     pub const SAVED: u32 = 1 << 6;
+    pub const VIRTIO_CONSOLE: u32 = 1 << 7;
 }
 
 /// Writes a bundle.
@@ -404,6 +418,7 @@ fn write_record(records: &mut Vec<u8>, guest: &BundledGuest<'_>) {
         (guest.network.is_some(), flag::NETWORK),
         (guest.save.is_some(), flag::SAVE),
         (guest.saved.is_some(), flag::SAVED),
+        (guest.console == ConsoleDevice::Virtio, flag::VIRTIO_CONSOLE),
     ];
     let flags = flags.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
     records.extend(name);
@@ -487,6 +502,7 @@ fn read_record<'a>(file: &'a [u8], record: &'a [u8]) -> Result<BundledGuest<'a>,
         cap: field(2) as u32,
         affinity: field(3),
         autostart: has(flag::AUTOSTART),
+        console: if has(flag::VIRTIO_CONSOLE) { ConsoleDevice::Virtio } else { ConsoleDevice::Serial },
         disk: has(flag::DISK).then(|| DiskRange {
             start: field(4),
             sectors: field(5),
@@ -522,6 +538,7 @@ mod tests {
             harts: 2,
             cap: 50,
             affinity: 5,
+            console: ConsoleDevice::Virtio,
             initrd: Some(b"a disk in memory"),
             command_line: "console=hvc0",
             ..BundledGuest::new(name, b"a kernel")

@@ -4,7 +4,7 @@
 use rvisor_waist::StateError;
 use thiserror::Error;
 
-use crate::bundle::BundledGuest;
+use crate::bundle::{BundledGuest, ConsoleDevice};
 use crate::persist::SavedState;
 use crate::slots::{MetalSlots, SlotError};
 use crate::{Extensions, TranslationMode, VmConfig};
@@ -59,6 +59,9 @@ pub enum FitError {
     /// Entropy.
     #[error("it has an entropy device, and this hardware has none")]
     Entropy,
+    /// The virtio console.
+    #[error("it has no virtio console; leave console = \"virtio\" out")]
+    Console,
     /// What the bundle says beside the state.
     #[error("its state has another {0} than the bundle says")]
     Bundle(&'static str),
@@ -100,6 +103,9 @@ pub fn fit_guest(
     limits: &Limits,
 ) -> Result<(VmConfig, MetalSlots), FitError> {
     let (config, slots) = fit(state, limits)?;
+    if guest.console == ConsoleDevice::Virtio && slots.console.is_none() {
+        return Err(FitError::Console);
+    }
     let card = guest.network.map(|network| network.mac);
     let rules = [
         (config.harts == guest.harts as usize, "number of harts"),
@@ -147,6 +153,8 @@ mod tests {
         let guest = BundledGuest { harts: 2, memory: 1 << 20, ..BundledGuest::new("x", b"kernel") };
         let fits = |guest| fit_guest(&guest, &state(false), &Limits::ANY).map(|_| ());
         assert_eq!(fits(guest.clone()), Ok(()));
+        let other = BundledGuest { console: ConsoleDevice::Virtio, ..guest.clone() };
+        assert_eq!(fits(other), Err(FitError::Console));
         for other in [
             BundledGuest { harts: 1, ..guest.clone() },
             BundledGuest { memory: 2 << 20, ..guest.clone() },

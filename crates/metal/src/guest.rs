@@ -7,11 +7,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rvisor_machine::boot::{BootError, Program};
 use rvisor_machine::bundle::BundledGuest;
-use rvisor_machine::memory_map::RAM_BASE;
+use rvisor_machine::memory_map::{self, RAM_BASE};
 use rvisor_machine::persist::{self, SavedState};
 use rvisor_machine::save_area::SaveError;
 use rvisor_machine::{Backends, PowerRequest, SlotBuilder, VirtualHart, Vm, VmConfig};
-use rvisor_waist::{Clock, ConsoleBackend, GuestMemory};
+use rvisor_waist::{Clock, ConsoleBackend, GuestMemory, GuestPhysical};
 use thiserror::Error;
 
 use crate::arch::Partition;
@@ -203,6 +203,11 @@ impl Guest {
     /// The slot that has a device.
     pub fn slot(&self, device: Served) -> Option<u32> {
         self.served.iter().position(|served| *served == Some(device)).map(|slot| slot as u32)
+    }
+
+    /// The address of the device at the end of its line to the terminal.
+    pub fn line(&self) -> GuestPhysical {
+        self.slot(Served::Console).map_or(memory_map::UART, memory_map::virtio).base
     }
 
     /// How the guest ended, in words.

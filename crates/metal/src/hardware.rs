@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use rvisor_machine::SlotBuilder;
-use rvisor_machine::bundle::{BundledGuest, DiskRange};
+use rvisor_machine::bundle::{BundledGuest, ConsoleDevice, DiskRange};
 use rvisor_machine::slots::{MetalSlots, SlotKind, in_order};
 use rvisor_virtio::Transport;
 use rvisor_virtio::balloon::Balloon;
@@ -27,6 +27,7 @@ use crate::driver::blk::Blk;
 use crate::driver::net::Net;
 use crate::driver::plic::Plic;
 use crate::driver::rng;
+use crate::terminal::Terminal;
 
 /// Looks at the entropy device before it is given up.
 const PATIENCE: u64 = 100_000_000;
@@ -154,6 +155,7 @@ impl Hardware {
         guest: &BundledGuest<'static>,
         memory: &Arc<Partition>,
         devices: MetalSlots,
+        terminal: &Arc<Terminal>,
     ) -> Vec<(SlotBuilder<Partition>, Option<Served>)> {
         let mut slots: Vec<(SlotKind, (SlotBuilder<Partition>, _))> = Vec::new();
         if let Some((range, (disk, _))) = guest.disk.zip(self.disk.as_ref()) {
@@ -174,14 +176,16 @@ impl Hardware {
             slots.push((SlotKind::Network, (build, served)));
         }
         if let Some(ports) = devices.console {
+            let is_line = guest.console == ConsoleDevice::Virtio;
+            let end = is_line.then(|| terminal.port(index));
             let build: SlotBuilder<Partition> = Box::new(move |memory, line| {
-                let terminal = Console::unwatched();
+                let terminal = end.map_or_else(Console::unwatched, Console::new);
                 let console = ports.into_iter().fold(terminal, |console, port| {
                     console.with_port(&port.name, Box::new(nobody::Port { is_open: port.is_open }))
                 });
                 Box::new(Transport::new(console, memory, line))
             });
-            slots.push((SlotKind::Console, (build, None)));
+            slots.push((SlotKind::Console, (build, is_line.then_some(Served::Console))));
         }
         if devices.balloon {
             let build: SlotBuilder<Partition> =

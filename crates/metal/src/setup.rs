@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
 
-use rvisor_machine::bundle::{Bundle, BundleError, BundledGuest};
+use rvisor_machine::bundle::{Bundle, BundleError, BundledGuest, ConsoleDevice};
 use rvisor_machine::fit::{FitError, Limits, fit_guest};
 use rvisor_machine::memory_map::RAM_BASE;
 use rvisor_machine::persist::SavedState;
@@ -199,13 +199,15 @@ pub fn home(bundle: Bundle<'static>, resources: Resources<'_>) -> Result<Home, S
             memory = memory.with_copies(Copies::new(&ram, resources.harts, locate, interrupt));
         }
         let memory = Arc::new(memory);
-        let slots = hardware.slots(index, &bundled, &memory, devices);
+        let slots = hardware.slots(index, &bundled, &memory, devices, &terminal);
+        let is_serial = bundled.console == ConsoleDevice::Serial;
+        let serial = if is_serial { terminal.port(index) } else { terminal.output(index) };
         let guest = Guest::new(
             bundled,
             config,
             memory,
             Arc::new(GuestClock::new(Arc::clone(&resources.clock), resources.moves_time)),
-            [terminal.port(index), terminal.port(index)],
+            [serial, terminal.port(index)],
             slots,
             Places { tasks: ids, group },
         );

@@ -100,7 +100,12 @@ impl Terminal {
 
     /// The end of the line that guest `index` has.
     pub fn port(self: &Arc<Self>, index: usize) -> Box<dyn ConsoleBackend> {
-        Box::new(Port { terminal: Arc::clone(self), index })
+        Box::new(Port { terminal: Arc::clone(self), index, has_keyboard: true })
+    }
+
+    /// Prints on guest `index`'s line, and gets nothing of what is typed.
+    pub fn output(self: &Arc<Self>, index: usize) -> Box<dyn ConsoleBackend> {
+        Box::new(Port { terminal: Arc::clone(self), index, has_keyboard: false })
     }
 
     /// Whether the keyboard is at the monitor's prompt.
@@ -310,6 +315,7 @@ impl Terminal {
 struct Port {
     terminal: Arc<Terminal>,
     index: usize,
+    has_keyboard: bool,
 }
 
 impl ConsoleBackend for Port {
@@ -319,6 +325,9 @@ impl ConsoleBackend for Port {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> usize {
+        if !self.has_keyboard {
+            return 0;
+        }
         let mut state = self.terminal.state.lock();
         let typed = &mut state.wires[self.index].typed;
         let count = buffer.len().min(typed.len());

@@ -51,20 +51,6 @@ fn debian_kernel_with_two_harts_reaches_its_first_program() {
     terminal.expect("Run /init as init process", LIMIT);
 }
 
-/// The guest `costs`: a kernel that does what its command line says.
-fn costs() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("costs");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--locked", "--package", "costs", "--target-dir"]);
-    cargo.arg(&target).current_dir(folder);
-    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
-        cargo.env_remove(variable);
-    }
-    assert!(cargo.status().expect("cargo runs").success(), "the guest builds");
-    target.join("riscv64gc-unknown-none-elf/release/costs")
-}
-
 /// What `costs` prints without its counts, alone, and as a guest with each of some options of `bundle run`.
 fn costs_alone_and_as_guest(kernel: &Path, append: &str, options: &[&[&str]]) -> Vec<String> {
     let directory = tempfile::tempdir().expect("a directory");
@@ -102,7 +88,7 @@ const OPERATIONS: [(&str, u32, usize); 9] = [
 ];
 
 fn computes_and_traps_alike(options: &[&[&str]]) {
-    let kernel = costs();
+    let kernel = guest("costs");
     for (operation, count, lines) in OPERATIONS {
         let printed = costs_alone_and_as_guest(&kernel, &format!("costs={operation},{count}"), options);
         let (alone, guests) = printed.split_first().expect("one was alone");
@@ -274,6 +260,32 @@ fn without_prefixes_the_guest_with_the_keyboard_prints_and_others_wait() {
     assert!(!terminal.transcript().contains("[one]"), "{}", terminal.transcript());
     terminal.send("\x02mpoweroff\r");
     terminal.expect("rvisor: guest one: powered off", LIMIT);
+    assert!(terminal.end(LIMIT).success());
+}
+
+#[test]
+fn guests_line_is_its_virtio_console_where_the_bundle_says_so() {
+    const SCRIPT: &str = "echo on the serial line\nexec </dev/hvc0 >/dev/hvc0 2>&1\necho on the virtio console\n\
+                          read words\necho heard: $words\npoweroff -f\n";
+    let directory = tempfile::tempdir().expect("a directory");
+    let [kernel, initrd] = initrd::linux(SCRIPT, directory.path());
+    let guest = |name: &str, more: &str| {
+        let files = format!("kernel = '{}'\ninitrd = '{}'", kernel.display(), initrd.display());
+        format!(
+            "[[guest]]\nname = '{name}'\n{files}\nmemory = '96M'\nappend = 'console=ttyS0 quiet'\n{more}\n"
+        )
+    };
+    let description = [guest("wired", "console = 'virtio'"), guest("plain", "console = 'serial'")].concat();
+    let bundle = bundle(directory.path(), &description);
+    let mut terminal = Terminal::start(&mut run(&bundle, &["--cpus", "2", "--memory", "384M"]));
+    terminal.refuse("[plain] on the virtio console");
+    let told = ["[wired] on the serial line", "[wired] on the virtio console", "[plain] on the serial line"];
+    terminal.expect_all(&told, LIMIT);
+    terminal.send("alpha beta\r");
+    terminal.expect("[wired] heard: alpha beta", LIMIT);
+    terminal.expect("guest wired: powered off", LIMIT);
+    terminal.send("\x02mpoweroff\r");
+    terminal.expect("guest plain: powered off", LIMIT);
     assert!(terminal.end(LIMIT).success());
 }
 

@@ -18,6 +18,8 @@ pub enum Served {
     Disk,
     /// Its network card.
     Network,
+    /// Its virtio console, where that is its line to the terminal.
+    Console,
 }
 
 /// Says that a guest's device is to look at its back end.

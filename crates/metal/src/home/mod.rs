@@ -106,16 +106,16 @@ pub fn run(hart: &mut PhysicalHart, home: &'static Home) -> ! {
             home.look_at_keyboard();
         }
         state.preempted.store(false, Ordering::SeqCst);
-        let (picked, wake) = {
+        let (picked, wake, until) = {
             let mut queue = home.queue.lock();
-            (queue.pick(hart.index(), now), queue.help())
+            (queue.pick(hart.index(), now), queue.help(), queue.idle_until(hart.index()))
         };
         home.carry_out(wake);
         state.own.fetch_add(hart.now().saturating_sub(own_since), Ordering::Relaxed);
         if let Some(picked) = picked {
             home.run_task(hart, &picked);
         } else if !READY.any() {
-            let until = home.queue.lock().idle_until(hart.index());
+            // What has become ready since then interrupts the sleep.
             let asleep = hart.now();
             hart.sleep(if hart.index() == 0 { until.min(next_look) } else { until });
             hart.clear_software_interrupt();
@@ -166,9 +166,10 @@ impl Home {
                 return;
             }
             let result = self.terminal.type_in(&typed[..count]);
-            for index in (0..self.guests.len()).filter(|index| result.guests >> index & 1 == 1) {
+            let has_got_some = |(index, _): &(usize, &Guest)| result.guests >> index & 1 == 1;
+            for (_, guest) in self.guests.iter().enumerate().filter(has_got_some) {
                 // Another hart that uses the device is soon done with it.
-                while self.guests[index].vm.poll(memory_map::UART.base).is_err() {
+                while guest.vm.poll(guest.line()).is_err() {
                     core::hint::spin_loop();
                 }
             }

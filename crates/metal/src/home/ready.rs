@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::READY;
 use crate::backend::Served;
 
-const DEVICES: [Served; 2] = [Served::Disk, Served::Network];
+const DEVICES: [Served; 3] = [Served::Disk, Served::Network, Served::Console];
 
 /// A bit for each guest and device.
 pub struct ReadyDevices([AtomicU64; DEVICES.len()]);

@@ -28,6 +28,19 @@ fn lines_of_several_guests_carry_their_names_and_stay_whole() {
 }
 
 #[test]
+fn what_is_typed_goes_to_one_of_a_guests_devices() {
+    let (output, screen) = screen!();
+    let terminal = Terminal::new(&["a"], true, output);
+    let (mut serial, mut console) = (terminal.output(0), terminal.port(0));
+    serial.write(b"early\n");
+    console.write(b"late\n");
+    assert_eq!(screen(), "early\nlate\n");
+    assert_eq!(terminal.type_in(b"x"), typed(1));
+    let mut buffer = [0; 4];
+    assert_eq!((serial.read(&mut buffer), console.read(&mut buffer)), (0, 1));
+}
+
+#[test]
 fn half_lines_wait_only_for_a_moment() {
     let (output, screen) = screen!();
     let terminal = Terminal::new(&["a", "b"], true, output);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rvisor_machine::bundle::{Attachment, DiskRange, MAX_NETWORKS, Settings};
+use rvisor_machine::bundle::{Attachment, ConsoleDevice, DiskRange, MAX_NETWORKS, Settings};
 use rvisor_machine::save_area;
 use serde::Deserialize;
 
@@ -74,6 +74,8 @@ pub struct Guest {
     affinity: Option<Vec<u32>>,
     #[serde(default = "default_start")]
     pub start: bool,
+    #[serde(default)]
+    pub console: Console,
     pub disk: Option<GuestDisk>,
     /// Where its state is kept.
     save: Option<SaveRange>,
@@ -103,6 +105,24 @@ pub struct GuestDisk {
 
 const fn default_weight() -> u32 {
     100
+}
+
+/// Which device a guest's line ends at.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Console {
+    #[default]
+    Serial,
+    Virtio,
+}
+
+impl From<Console> for ConsoleDevice {
+    fn from(console: Console) -> Self {
+        match console {
+            Console::Serial => Self::Serial,
+            Console::Virtio => Self::Virtio,
+        }
+    }
 }
 
 const fn default_start() -> bool {
