@@ -139,8 +139,8 @@ pub struct MachineConfig {
     pub network: Option<NetOptions>,
     /// Network card on a device of the host's, if any.
     pub tap: Option<Tap>,
-    /// Shared directories, all behind one device with the tag [`SHARES_TAG`] that lists them.
-    pub shares: Vec<ShareOptions>,
+    /// Shared directories, all behind one device with the tag [`SHARES_TAG`] that lists them: with none in the list, too.
+    pub shares: Option<Vec<ShareOptions>>,
     /// Shared directories, each a device that the guest finds by the share's tag.
     pub tagged_shares: Vec<ShareOptions>,
     /// Ports of the virtio console.
@@ -651,9 +651,9 @@ fn shares(config: &MachineConfig, memory: &Arc<HostMemory>) -> Result<Vec<Slot>,
             Transport::new(P9::new(Box::new(shares)), memory, line)
         }));
     };
-    if !config.shares.is_empty() {
+    if let Some(options) = &config.shares {
         let wake = Wake::new();
-        let shares = Shares::listed(&config.shares, SHARES_TAG, Arc::clone(memory), wake.as_closure())?;
+        let shares = Shares::listed(options, SHARES_TAG, Arc::clone(memory), wake.as_closure())?;
         add(wake, shares);
     }
     for options in &config.tagged_shares {

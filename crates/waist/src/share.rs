@@ -233,4 +233,6 @@ pub trait FileShareBackend: Send {
     fn complete(&mut self) -> Option<ShareCompletion>;
     /// Waits until every submitted request has finished, drops their completions, and forgets all fids.
     fn drain(&mut self);
+    /// Whether the guest holds fids, and so files of the host.
+    fn is_in_use(&self) -> bool;
 }

@@ -94,7 +94,7 @@ impl Sandbox {
                 sandbox = sandbox.allow(path, Access::Read, "what a disk is laid over");
             }
         }
-        for share in machine.shares.iter().chain(&machine.tagged_shares) {
+        for share in machine.shares.iter().flatten().chain(&machine.tagged_shares) {
             let access = match share.read_only {
                 true => Access::List,
                 false if share.host.is_dir() => Access::Share,
@@ -102,7 +102,7 @@ impl Sandbox {
             };
             sandbox = sandbox.allow(&share.host, access, "a shared directory");
         }
-        if !machine.shares.is_empty() || !machine.tagged_shares.is_empty() {
+        if machine.shares.is_some() || !machine.tagged_shares.is_empty() {
             sandbox.needs.push(Need::Shares);
             sandbox.descriptors += share::DESCRIPTORS;
         }

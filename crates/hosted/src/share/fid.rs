@@ -113,6 +113,10 @@ impl Table {
     pub fn clear(&self) {
         self.lock().clear();
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
 }
 
 /// How many fids a guest may hold on each of so many servers, so that descriptors are left for everything else.

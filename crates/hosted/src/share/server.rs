@@ -118,6 +118,11 @@ impl Server {
         }
     }
 
+    /// Whether there are fids.
+    pub fn is_in_use(&self) -> bool {
+        !self.fids.is_empty()
+    }
+
     /// Forgets all fids and gives back all locks.
     pub fn reset(&self) {
         self.fids.clear();

@@ -86,6 +86,10 @@ impl FileShareBackend for Shares {
         self.pool.drain();
         self.server.reset();
     }
+
+    fn is_in_use(&self) -> bool {
+        self.server.is_in_use()
+    }
 }
 
 /// A thread's way between files and guest memory, which can't be lent to the host: harts write to it meanwhile.

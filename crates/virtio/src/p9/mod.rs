@@ -14,7 +14,8 @@ use alloc::vec::Vec;
 
 use message::{DATA_HEADER, Data, HEADER, LONGEST, Request, WRITE_HEADER, kind};
 use rvisor_waist::{
-    FileShareBackend, GuestMemory, ShareCall, ShareError, ShareReply, ShareRequest, StateError, StateWriter,
+    FileShareBackend, GuestMemory, ShareCall, ShareError, ShareReply, ShareRequest, StateError, StateReader,
+    StateWriter,
 };
 
 use crate::front_end::{FrontEnd, Queues};
@@ -239,9 +240,20 @@ impl FrontEnd for P9 {
         self.forget_requests();
     }
 
-    /// The guest holds files of this host.
+    /// A guest that holds files of this host can't go on elsewhere. One that doesn't has nothing here that it would miss.
     fn save(&self, _state: &mut StateWriter) -> Result<(), StateError> {
+        if self.pending.is_empty() && !self.back_end.is_in_use() {
+            return Ok(());
+        }
         Err(StateError::Unsupported("shared directories"))
+    }
+
+    fn restore<M: GuestMemory>(
+        &mut self,
+        _state: &mut StateReader<'_>,
+        _memory: &M,
+    ) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

@@ -52,6 +52,29 @@ fn call(driver: &mut Driver<P9>, share: &TestShare, kind: u8, body: impl FnOnce(
     share.state.lock().calls.pop().expect("a call")
 }
 
+fn version(w: &mut Writer) {
+    w.u32(8192).string(VERSION);
+}
+
+#[test]
+fn device_whose_files_nobody_holds_can_be_saved() {
+    let (mut driver, share) = started();
+    assert!(matches!(call(&mut driver, &share, 100, version), ShareCall::Reset));
+    share.state.lock().is_in_use = true;
+    let is_refused = |result| matches!(result, Err(StateError::Unsupported("shared directories")));
+    assert!(is_refused(driver.replace(P9::new(Box::new(share.clone())))));
+    share.state.lock().is_in_use = false;
+    share.state.lock().manual = true;
+    let submission = driver.submit(0, &[Readable(&request(100, version)), Writable(64)]);
+    assert!(is_refused(driver.replace(P9::new(Box::new(share.clone())))), "a request is on the way");
+    share.finish();
+    driver.transport.poll();
+    assert_eq!(reply_to(&mut driver, &submission, 1).0, 101);
+    let other = TestShare::default();
+    driver.replace(P9::new(Box::new(other.clone()))).unwrap();
+    assert!(matches!(call(&mut driver, &other, 100, version), ShareCall::Reset));
+}
+
 #[test]
 fn configuration_is_the_tag() {
     let (mut driver, _) = started();

@@ -16,6 +16,8 @@ pub struct ShareState {
     pub answers: VecDeque<Result<ShareReply, ShareError>>,
     /// Whether requests wait for [`TestShare::finish`] instead of being answered at once.
     pub manual: bool,
+    /// Whether fids are held.
+    pub is_in_use: bool,
     waiting: VecDeque<u64>,
     finished: VecDeque<ShareCompletion>,
 }
@@ -67,5 +69,9 @@ impl FileShareBackend for TestShare {
         let mut state = self.state.lock();
         state.waiting.clear();
         state.finished.clear();
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.state.lock().is_in_use
     }
 }
