@@ -243,6 +243,14 @@ impl AgentLink {
         }
     }
 
+    /// Has the guest put the shared directories in their places; commands that it is given later find them there.
+    pub(crate) fn put_shares(&self) {
+        let link = self.lock();
+        if link.ready {
+            self.send(link, 0, kind::SHARES, &[]);
+        }
+    }
+
     /// What has to be known to go on with the agent later.
     pub(crate) fn save(&self) -> SavedLink {
         let link = self.lock();

@@ -113,6 +113,9 @@ pub struct Config {
     /// Whether it takes a command; also true of a template without one.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub takes_command: bool,
+    /// Of a template: whether its copies have shared directories.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub takes_shares: bool,
 }
 
 impl Config {

@@ -616,6 +616,7 @@ pub(crate) mod tests {
             },
             template: false,
             takes_command: false,
+            takes_shares: false,
         }
     }
 

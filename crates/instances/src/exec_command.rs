@@ -95,6 +95,12 @@ impl ExecCommand {
         self.state().outcome.clone()
     }
 
+    /// It has ended like this, elsewhere than on a channel of its own.
+    pub fn tell(&self, outcome: Outcome) {
+        let mut state = self.state();
+        (state.outcome, state.is_over) = (Some(outcome), true);
+    }
+
     /// The agent's channel that it is on.
     pub fn channel(&self) -> Option<u32> {
         let state = self.state();

@@ -168,6 +168,7 @@ pub(crate) fn local(config: Config, code_cache: Option<PathBuf>) -> Config {
         unconfined: false,
         template: false,
         takes_command: config.takes_command,
+        takes_shares: false,
     }
 }
 

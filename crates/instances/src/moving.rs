@@ -315,6 +315,7 @@ impl<'a> Arriving<'a> {
             unconfined: false,
             template: false,
             takes_command: false,
+            takes_shares: false,
         }
     }
 }

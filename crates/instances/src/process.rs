@@ -284,16 +284,17 @@ impl VmProcess {
         if *is_fresh {
             let mac = self.place.map(|place| place.mac);
             control.agent.identify(&identity::fresh(control.directory.name(), mac)?);
+            if !control.config.volumes.is_empty() {
+                control.agent.put_shares();
+            }
         } else {
             control.agent.set_clock(wall_clock());
         }
         if let Some(place) = &self.place {
             settle(&control.agent, place).context("use", Path::new("the host's threads"))?;
         }
-        if !*is_fresh {
-            return Ok(channel);
-        }
-        if control.config.command.is_empty() || channel.is_some() {
+        // A command on a terminal is run when there is one.
+        if !*is_fresh || control.config.command.is_empty() || control.config.terminal || channel.is_some() {
             return Ok(channel);
         }
         let (command, environment) = (control.config.words(), &control.config.environment);
@@ -329,16 +330,16 @@ impl VmProcess {
                 vm.request_power(PowerRequest::PowerOff);
             }
         };
+        if control.config.terminal && !control.config.command.is_empty() {
+            let nobody = (std::io::sink(), std::io::sink());
+            command.connect(None, nobody, ended.clone())?;
+            return self.on_terminal(channel, sinks.0, foreground.then_some(filter), ended);
+        }
         if let Some(channel) = channel {
             return control.exec.start(channel, stdin, sinks, ended);
         }
         if control.config.command.is_empty() {
             return command.listen();
-        }
-        if control.config.terminal {
-            let nobody = (std::io::sink(), std::io::sink());
-            command.connect(None, nobody, ended)?;
-            return self.on_terminal(command.clone(), sinks.0, foreground.then_some(filter));
         }
         command.connect(stdin, sinks, ended)?;
         // One that goes on has been given it before it was saved.
@@ -348,13 +349,14 @@ impl VmProcess {
         Ok(())
     }
 
-    /// Has the agent run the command, on a terminal that shows on `output`. `keys`: it is this process's terminal, and
-    /// what sees its keys first.
+    /// Has the agent run the command, on a terminal that shows on `output`, or goes on with the one that runs on `channel`.
+    /// `keys`: it is this process's terminal, and what sees its keys first. `ended` is called once the outcome is known.
     fn on_terminal(
         &self,
-        command: CommandPorts,
+        channel: Option<Channel>,
         mut output: impl Write + Send + 'static,
         keys: Option<Option<Filter>>,
+        ended: impl Fn() + Send + 'static,
     ) -> std::io::Result<()> {
         let control = &self.control;
         if let Some(filter) = keys {
@@ -368,13 +370,18 @@ impl VmProcess {
         let request = ExecRequest {
             directory: "/root".into(),
             terminal: Some((24, 80)),
+            is_durable: !control.config.remove,
             ..ExecRequest::new(control.config.words(), control.config.environment.iter().cloned())
         };
-        let (terminal, agent) = (control.terminal.clone(), control.agent.clone());
+        let (terminal, agent, exec) = (control.terminal.clone(), control.agent.clone(), control.exec.clone());
         std::thread::Builder::new().name("terminal".into()).spawn(move || {
-            if let Some(code) = terminal.run(&agent, request, &mut output) {
-                // The script ends the machine as it always does, and tells this code.
-                command.give(&[], &["/bin/sh".into(), "-c".into(), format!("exit {code}")]);
+            let code = match channel {
+                Some(channel) => terminal.go_on(channel, &mut output),
+                None => terminal.run(&agent, request, &mut output),
+            };
+            if let Some(code) = code {
+                exec.tell(Outcome::Exit(code));
+                ended();
             }
         })?;
         Ok(())
@@ -506,9 +513,12 @@ fn tap(directory: &Directory, config: &Config) -> Result<Option<Tap>> {
     Tap::open(&name, mac).map(Some).map_err(|error| refused(error.to_string()))
 }
 
-fn shares(config: &Config) -> Result<Vec<ShareOptions>> {
+fn shares(config: &Config) -> Result<Option<Vec<ShareOptions>>> {
+    if config.volumes.is_empty() && !config.takes_shares {
+        return Ok(None);
+    }
     let share = |text: &String| text.parse().map_err(|error| Error::Refused(format!("--volume {error}")));
-    config.volumes.iter().map(share).collect()
+    config.volumes.iter().map(share).collect::<Result<_>>().map(Some)
 }
 
 fn forward(port: &str) -> Result<Forward, String> {
@@ -786,6 +796,12 @@ impl Control {
         if phase.handed_over {
             return Err(self.is_paused());
         }
+        if !self.config.volumes.is_empty() {
+            let name = self.directory.current_name();
+            return Err(format!(
+                "machine {name} has shared directories (--volume), which are the host's: it can't be saved"
+            ));
+        }
         phase.saving = true;
         Ok(())
     }
@@ -816,7 +832,10 @@ impl Control {
 
     /// What the host's end has to know to go on.
     pub fn saved_host(&self) -> SavedHost {
-        SavedHost { agent: self.agent.save(), command: self.exec.channel() }
+        SavedHost {
+            agent: self.agent.save(),
+            command: self.exec.channel().or_else(|| self.terminal.channel()),
+        }
     }
 
     /// Lets everything go on as before [`freeze`](Self::freeze).

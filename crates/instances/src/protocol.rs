@@ -26,6 +26,7 @@ pub(crate) mod kind {
     pub const POWER_OFF: u8 = 8;
     pub const CLOCK: u8 = 9;
     pub const IDENTITY: u8 = 10;
+    pub const SHARES: u8 = 11;
     pub const HELLO: u8 = 64;
     pub const STDOUT: u8 = 65;
     pub const STDERR: u8 = 66;

@@ -55,6 +55,8 @@ struct Key {
     paging: Option<Paging>,
     network: bool,
     for_command: bool,
+    #[serde(default)]
+    shares: bool,
 }
 
 impl Key {
@@ -72,6 +74,7 @@ impl Key {
             paging: config.paging,
             network: config.network,
             for_command: config.is_for_command(),
+            shares: !config.volumes.is_empty(),
         }
     }
 
@@ -184,6 +187,10 @@ impl Machines {
             unconfined: false,
             template: true,
             takes_command: config.is_for_command(),
+            // Where the files are is each copy's own affair, and so is a terminal.
+            takes_shares: !config.volumes.is_empty(),
+            volumes: Vec::new(),
+            terminal: false,
             ..config.clone()
         };
         let (directory, lock) = self.create(&self.unused_name("ready")?, &template, fill)?;

@@ -51,33 +51,67 @@ impl TerminalCommand {
     /// Runs the command once the agent has started, to its end. Returns its exit code, or `None` if the machine ends
     /// before it.
     pub fn run(&self, agent: &AgentLink, mut request: ExecRequest, output: &mut impl Write) -> Option<u8> {
-        agent.wait_start(0)?;
-        let channel = {
-            let mut state = self.lock();
-            request.terminal = state.size.or(request.terminal);
-            let channel = match agent.exec(&request) {
-                Ok(channel) => Arc::new(channel),
-                Err(reason) => return Some(refused(output, 125, &reason)),
-            };
-            if !state.early.is_empty() {
-                channel.send(&Frame::Input(std::mem::take(&mut state.early)));
+        if !agent.is_ready() {
+            agent.wait_start(0)?;
+        }
+        let mut state = self.lock();
+        request.terminal = state.size.or(request.terminal);
+        match agent.exec(&request) {
+            Ok(channel) => {
+                let channel = state.adopt(channel);
+                drop(state);
+                self.serve(&channel, output)
             }
-            state.channel = Some(Arc::clone(&channel));
-            channel
-        };
-        while let Some(frame) = channel.receive() {
+            Err(reason) => Some(refused(output, 125, &reason)),
+        }
+    }
+
+    /// Goes on with a command that runs already, to its end; as [`run`](Self::run).
+    pub fn go_on(&self, channel: Channel, output: &mut impl Write) -> Option<u8> {
+        let mut state = self.lock();
+        if let Some((rows, columns)) = state.size {
+            channel.send(&Frame::Resize(rows, columns));
+        }
+        let channel = state.adopt(channel);
+        drop(state);
+        self.serve(&channel, output)
+    }
+
+    /// The agent's channel that it is on, while it runs.
+    pub fn channel(&self) -> Option<u32> {
+        self.lock().channel.as_ref().map(|channel| channel.id())
+    }
+
+    fn serve(&self, channel: &Channel, output: &mut impl Write) -> Option<u8> {
+        let mut code = None;
+        while code.is_none()
+            && let Some(frame) = channel.receive()
+        {
             match frame {
                 Frame::Stdout(bytes) => {
                     // Nobody may be there to read it; the log has it.
                     let _ = output.write_all(&bytes).and_then(|()| output.flush());
                     channel.credit(bytes.len());
                 }
-                Frame::Exit(code) => return Some(code),
-                Frame::Failed(code, reason) => return Some(refused(output, code, &reason)),
+                Frame::Exit(ended) => code = Some(ended),
+                Frame::Failed(failed, reason) => code = Some(refused(output, failed, &reason)),
                 _ => {}
             }
         }
-        None
+        self.lock().channel = None;
+        code
+    }
+}
+
+impl State {
+    /// From now on keys go to a channel; those that waited, too.
+    fn adopt(&mut self, channel: Channel) -> Arc<Channel> {
+        let channel = Arc::new(channel);
+        if !self.early.is_empty() {
+            channel.send(&Frame::Input(std::mem::take(&mut self.early)));
+        }
+        self.channel = Some(Arc::clone(&channel));
+        channel
     }
 }
 

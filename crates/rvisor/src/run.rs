@@ -113,9 +113,8 @@ fn ready_point(options: &Run, machines: &Machines, image: &Image, config: &Confi
     // A console shows what a guest says while it boots; and who asks about the engine's work wants to see all of it.
     let on_console = !options.detach && options.command.is_empty();
     let is_watched = engine.profile || engine.dump_translation.is_some() || engine.engine == Engine::Lockstep;
-    let has_more = !config.disks.is_empty() || !config.volumes.is_empty() || config.terminal;
     // On a tap device the guest has to ask that network for its address.
-    let has_more = has_more || config.tap.is_some() || options.debugging.gdb.is_some();
+    let has_more = !config.disks.is_empty() || config.tap.is_some() || options.debugging.gdb.is_some();
     if options.cold || on_console || is_watched || has_more {
         return None;
     }
@@ -173,6 +172,7 @@ fn config(options: &Run, image: &Image) -> anyhow::Result<(Config, translator::O
         engine,
         template: false,
         takes_command: false,
+        takes_shares: false,
     };
     Ok((config, rest))
 }

@@ -338,21 +338,11 @@ fn disk_of_a_stopped_machine_is_there_when_it_starts_again() {
     machine.exec(&["sh", "-c", "cat /root/file; head -c 12 /dev/vdb"]).assert(0, "kept\non the disk\n");
 }
 
-#[test]
-fn command_of_a_machine_has_a_terminal() {
-    finish(&mut rvisor(["pull", "busybox"]), b"", 9 * LIMIT).assert(0, "busybox\n");
-    let mut terminal = Terminal::start(&mut rvisor([
-        "run",
-        "--rm",
-        "-it",
-        "-w",
-        "/root/made",
-        "busybox",
-        "--",
-        "sh",
-        "-c",
-        "pwd; tty; exec sh",
-    ]));
+/// With these options, too.
+fn command_has_a_terminal(options: &[&str]) {
+    let command = ["-it", "-w", "/root/made", "busybox", "--", "sh", "-c", "pwd; tty; exec sh"];
+    let words = [&["run", "--rm"], options, &command[..]].concat();
+    let mut terminal = Terminal::start(&mut rvisor(words));
     terminal.expect("/root/made\r\n/dev/pts/", LIMIT);
     terminal.expect("# ", LIMIT);
     terminal.resize(31, 97);
@@ -364,6 +354,13 @@ fn command_of_a_machine_has_a_terminal() {
     terminal.send("stty size; exit 6\r");
     terminal.expect("31 97", LIMIT);
     assert_eq!(terminal.end(LIMIT).code(), Some(6));
+}
+
+#[test]
+fn command_of_a_machine_has_a_terminal() {
+    finish(&mut rvisor(["pull", "busybox"]), b"", 9 * LIMIT).assert(0, "busybox\n");
+    command_has_a_terminal(&["--cold"]);
+    command_has_a_terminal(&[]);
     let piped = finish(&mut rvisor(["run", "-t", "busybox", "--", "true"]), b"", LIMIT);
     assert_eq!(piped.status.code(), Some(FAILURE));
     assert!(piped.stderr.contains("leave --tty out"), "{}", piped.stderr);

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Machine, finish, images, rvisor};
+use common::{Machine, Terminal, finish, images, rvisor};
 
 /// For anything that a machine does, on a slow and busy host.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -51,6 +51,27 @@ fn ready_guest_takes_input_and_gives_output_and_code_like_a_booted_one() {
         let words = [&["run", "--rm"], options, &["busybox", "--", "no-such-command"]].concat();
         assert_eq!(finish(&mut rvisor(words), b"", LIMIT).status.code(), Some(127));
     }
+}
+
+#[test]
+fn command_on_a_terminal_goes_on_where_it_was() {
+    finish(&mut rvisor(["pull", "busybox"]), b"", 9 * LIMIT).assert(0, "busybox\n");
+    let machine = Machine::named("typing");
+    let words = ["run", "-d", "-it", "--name", &machine.0, "busybox", "--", "sh"];
+    finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
+    let attach = || Terminal::start(&mut rvisor(["attach", &machine.0]));
+    let mut terminal = attach();
+    terminal.send("kept=six; echo $kept\"\"ty\r");
+    terminal.expect("sixty", LIMIT);
+    finish(&mut rvisor(["snapshot", "create", &machine.0, "there"]), b"", LIMIT).assert(0, "there\n");
+    terminal.send("kept=seven; echo $kept\"\"ty\r");
+    terminal.expect("seventy", LIMIT);
+    machine.tell(&["snapshot", "restore", "--force"]);
+    let mut terminal = attach();
+    terminal.send("echo $kept\"\"teen; exit 3\r");
+    terminal.expect("sixteen", LIMIT);
+    let code = finish(&mut rvisor(["wait", &machine.0]), b"", LIMIT);
+    code.assert(0, "3\n");
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod to_guest {
     pub const POWER_OFF: u8 = 8;
     pub const CLOCK: u8 = 9;
     pub const IDENTITY: u8 = 10;
+    pub const SHARES: u8 = 11;
 }
 
 /// Kinds of frames that the guest sends.

@@ -10,12 +10,14 @@
 mod frames;
 mod identity;
 mod session;
+mod shares;
 mod sys;
 
 use core::ffi::CStr;
 
 use frames::{Port, from_guest, to_guest};
 use session::{Request, SESSIONS, Session};
+use shares::Trouble;
 use sys::{Fd, PollFd};
 
 /// Version of the protocol.
@@ -70,6 +72,8 @@ fn serve(fd: Fd, mode: Mode) -> ! {
     hello[4] = u8::from(mode == Mode::System);
     hello[5..].copy_from_slice(&(session::INPUT as u32).to_le_bytes());
     port.send(0, from_guest::HELLO, &hello);
+    // What keeps commands from being run: they may want what isn't there.
+    let mut trouble = None;
     loop {
         let mut polled = [PollFd::none(); 1 + 4 * SESSIONS];
         polled[0] = PollFd::reading(port.fd());
@@ -86,7 +90,8 @@ fn serve(fd: Fd, mode: Mode) -> ! {
                 (to_guest::POWER_OFF, 0) => power_off(mode),
                 (to_guest::CLOCK, 0) => set_clock(payload),
                 (to_guest::IDENTITY, 0) => identity::assume(payload),
-                _ => deliver(sessions, writer, channel, kind, payload),
+                (to_guest::SHARES, 0) => trouble = shares::put().err(),
+                _ => deliver(sessions, writer, channel, kind, payload, trouble.as_ref()),
             }
         }
         for (session, polled) in sessions.iter_mut().zip(polled[1..].chunks_exact(4)) {
@@ -96,12 +101,22 @@ fn serve(fd: Fd, mode: Mode) -> ! {
 }
 
 /// Gives a frame to its session, or makes the session.
-fn deliver(sessions: &mut [Session], port: Port, channel: u32, kind: u8, payload: &[u8]) {
+fn deliver(
+    sessions: &mut [Session],
+    port: Port,
+    channel: u32,
+    kind: u8,
+    payload: &[u8],
+    trouble: Option<&Trouble>,
+) {
     if kind != to_guest::EXEC {
         if let Some(session) = sessions.iter_mut().find(|session| session.is(channel)) {
             session.take(kind, payload, port);
         }
         return;
+    }
+    if let Some(trouble) = trouble {
+        return port.refuse(channel, 125, trouble.words());
     }
     let Some(free) = sessions.iter_mut().find(|session| session.is(0)) else {
         return port.refuse(channel, 125, b"too many commands at once");

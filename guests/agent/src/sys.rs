@@ -19,6 +19,9 @@ pub const O_RDWR: usize = 2;
 const O_NOCTTY: usize = 0o400;
 pub const O_NONBLOCK: usize = 0o4000;
 pub const O_CLOEXEC: usize = 0o2_000_000;
+pub const O_CREAT: usize = 0o100;
+pub const O_DIRECTORY: usize = 0o200_000;
+pub const O_PATH: usize = 0o10_000_000;
 
 pub const SIGHUP: i32 = 1;
 pub const SIGKILL: i32 = 9;
@@ -33,6 +36,9 @@ mod number {
     pub const DUP3: usize = 24;
     pub const FCNTL: usize = 25;
     pub const IOCTL: usize = 29;
+    pub const MKDIRAT: usize = 34;
+    pub const UNLINKAT: usize = 35;
+    pub const UMOUNT2: usize = 39;
     pub const MOUNT: usize = 40;
     pub const CHDIR: usize = 49;
     pub const CHROOT: usize = 51;
@@ -128,21 +134,22 @@ pub fn say(text: &[u8]) {
     let _ = write(Fd(2), text);
 }
 
+/// A file that is made can be read by everybody.
 pub fn open(path: &CStr, flags: usize) -> Result<Fd, Error> {
+    open_or_create(path, flags, 0o644)
+}
+
+fn open_or_create(path: &CStr, flags: usize, mode: usize) -> Result<Fd, Error> {
     // SAFETY: the path is a string that outlives the call.
-    let fd = unsafe { call(number::OPENAT, [AT_FDCWD, path.as_ptr() as usize, flags, 0, 0, 0]) }?;
+    let fd = unsafe { call(number::OPENAT, [AT_FDCWD, path.as_ptr() as usize, flags, mode, 0, 0]) }?;
     Ok(Fd(fd as i32))
 }
 
 /// Makes or empties a file, for writing.
 pub fn create(path: &CStr, mode: usize) -> Result<Fd, Error> {
     const O_WRONLY: usize = 1;
-    const O_CREAT: usize = 0o100;
     const O_TRUNC: usize = 0o1000;
-    let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
-    // SAFETY: the path is a string that outlives the call.
-    let fd = unsafe { call(number::OPENAT, [AT_FDCWD, path.as_ptr() as usize, flags, mode, 0, 0]) }?;
-    Ok(Fd(fd as i32))
+    open_or_create(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode)
 }
 
 pub fn close(fd: Fd) {
@@ -386,12 +393,50 @@ pub fn sync() {
     let _ = simple(number::SYNC, [0; 4]);
 }
 
-pub fn make_root_read_only() {
-    const MS_RDONLY: usize = 1;
-    const MS_REMOUNT: usize = 32;
-    let root = c"/".as_ptr() as usize;
+const MS_RDONLY: usize = 1;
+const MS_REMOUNT: usize = 32;
+const MS_BIND: usize = 4096;
+
+/// Mounts a file system of a type that takes options.
+pub fn mount(source: &CStr, place: &CStr, kind: &CStr, flags: usize, options: &CStr) -> Result<(), Error> {
+    let words = [source, place, kind].map(|text| text.as_ptr() as usize);
     // SAFETY: the call reads the strings.
-    let _ = unsafe { call(number::MOUNT, [0, root, 0, MS_RDONLY | MS_REMOUNT, 0, 0]) };
+    let mounted =
+        unsafe { call(number::MOUNT, [words[0], words[1], words[2], flags, options.as_ptr() as usize, 0]) };
+    mounted.map(|_| ())
+}
+
+/// Has a file or directory appear at another place, too.
+pub fn bind(source: &CStr, place: &CStr) -> Result<(), Error> {
+    mount(source, place, c"", MS_BIND, c"")
+}
+
+/// Nothing can be written at the place of a [`bind`] any more.
+pub fn make_read_only(place: &CStr) -> Result<(), Error> {
+    mount(c"", place, c"", MS_REMOUNT | MS_BIND | MS_RDONLY, c"")
+}
+
+pub fn make_root_read_only() {
+    let _ = mount(c"", c"/", c"", MS_RDONLY | MS_REMOUNT, c"");
+}
+
+pub fn unmount(place: &CStr) -> Result<(), Error> {
+    // SAFETY: the call reads the string.
+    unsafe { call(number::UMOUNT2, [place.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(|_| ())
+}
+
+pub fn make_directory(path: &CStr) -> Result<(), Error> {
+    // SAFETY: the path is a string that outlives the call.
+    unsafe { call(number::MKDIRAT, [AT_FDCWD, path.as_ptr() as usize, 0o755, 0, 0, 0]) }.map(|_| ())
+}
+
+/// An empty one.
+pub fn remove_directory(path: &CStr) -> Result<(), Error> {
+    const AT_REMOVEDIR: usize = 0x200;
+    // SAFETY: the path is a string that outlives the call.
+    let removed =
+        unsafe { call(number::UNLINKAT, [AT_FDCWD, path.as_ptr() as usize, AT_REMOVEDIR, 0, 0, 0]) };
+    removed.map(|_| ())
 }
 
 pub fn power_off() {
