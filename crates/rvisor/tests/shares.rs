@@ -37,9 +37,8 @@ flock -x lock -c 'echo locked'
 touch -d '2001-02-03 04:05:06' old; umount /ro; ls /ro | wc -l
 "#;
 
-#[test]
-fn guest_works_on_shared_directories_and_files_are_the_user_s() {
-    finish(&mut rvisor(["pull", "debian"]), b"", 9 * LIMIT).assert(0, "debian\n");
+/// With these options for the machine, too.
+fn guest_works_on_shares(options: &[&str]) {
     let host = tempfile::tempdir().unwrap();
     let (src, ro) = (host.path().join("src"), host.path().join("a:b"));
     fs::create_dir_all(&src).unwrap();
@@ -53,9 +52,9 @@ fn guest_works_on_shared_directories_and_files_are_the_user_s() {
         format!("{}:/ro:ro", ro.display()),
         format!("{}:/etc/one file", src.join("hello").display()),
     ];
-    let options = volumes.iter().flat_map(|volume| ["-v", volume]);
-    let words =
-        ["run", "--rm", "-w", "/src"].into_iter().chain(options).chain(["debian", "--", "sh", "-c", SCRIPT]);
+    let volumes: Vec<_> = volumes.iter().flat_map(|volume| ["-v", volume]).collect();
+    let command = ["debian", "--", "sh", "-c", SCRIPT];
+    let words = [&["run", "--rm", "-w", "/src"], &volumes[..], options, &command].concat();
     let ended = finish(&mut rvisor(words), b"", LIMIT);
     let expected = "hello\nf\nhello\nlink leads into the guest\nread-only\n301 entries, 300 lines\n190 entries\n\
                     0:0 750\n1000001\nthrough\nlocked\nno device\n0\n";
@@ -76,8 +75,36 @@ fn guest_works_on_shared_directories_and_files_are_the_user_s() {
 }
 
 #[test]
-fn shares_are_there_in_a_booted_system_and_for_other_users() {
+fn guest_works_on_shared_directories_and_files_are_the_user_s() {
     finish(&mut rvisor(["pull", "debian"]), b"", 9 * LIMIT).assert(0, "debian\n");
+    guest_works_on_shares(&["--cold"]);
+    guest_works_on_shares(&[]);
+}
+
+#[test]
+fn machine_with_shares_begins_as_a_copy_and_is_not_saved() {
+    finish(&mut rvisor(["pull", "debian"]), b"", 9 * LIMIT).assert(0, "debian\n");
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("f"), "shared\n").unwrap();
+    let volume = format!("{}:/deep/in/it:ro", host.path().display());
+    let machine = Machine::run("copy", &["-v", &volume, "debian", "--", "sleep", "infinity"]);
+    machine
+        .exec(&["sh", "-c", "cat /deep/in/it/f; mountpoint -q /run/rvisor-shares || echo put"])
+        .assert(0, "shared\nput\n");
+    assert!(machine.directory().join("base.qcow2").exists(), "the disk of what it is a copy of");
+    machine.refuse(&["snapshot", "create"], "has shared directories (--volume)");
+    // Where it can't be put, nothing is run.
+    let bad = format!("{}:/etc/passwd/x", host.path().display());
+    for options in [&["--cold"][..], &[]] {
+        let words = [&["run", "--rm", "-v", &bad], options, &["debian", "--", "echo", "ran"]].concat();
+        let ended = finish(&mut rvisor(words), b"", LIMIT);
+        ended.assert(125, "");
+        assert!(ended.stderr.contains("can't put a shared directory at /etc/passwd/x"), "{}", ended.stderr);
+    }
+}
+
+/// With these options for the machine, too.
+fn shares_are_in_their_places(options: &[&str]) {
     let host = tempfile::tempdir().unwrap();
     fs::write(host.path().join("f"), "shared\n").unwrap();
     let machine = Machine::named("shares");
@@ -85,8 +112,9 @@ fn shares_are_there_in_a_booted_system_and_for_other_users() {
         format!("{}:/srv/x:uid=33,gid=33", host.path().display()),
         format!("{}:/tmp/y:ro", host.path().display()),
     ];
-    let words = ["run", "-d", "--name", &machine.0, "-v", &volumes[0], "-v", &volumes[1], "debian"];
-    finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
+    let words = ["run", "-d", "--name", &machine.0, "-v", &volumes[0], "-v", &volumes[1]];
+    finish(&mut rvisor([&words[..], options, &["debian"]].concat()), b"", LIMIT)
+        .assert(0, &format!("{}\n", machine.0));
     let exec = |options: &[&str], script: &str| {
         let words = [&["exec"], options, &[machine.0.as_str(), "sh", "-c", script]].concat();
         finish(&mut rvisor(words), b"", LIMIT)
@@ -101,6 +129,13 @@ fn shares_are_there_in_a_booted_system_and_for_other_users() {
     assert_eq!(exec(&["-u", "nobody-here"], "true").status.code(), Some(126));
     assert_eq!(fs::read_to_string(host.path().join("g")).unwrap(), "mine\n");
     assert_eq!(fs::metadata(host.path().join("g")).unwrap().uid(), rustix::process::geteuid().as_raw());
+}
+
+#[test]
+fn shares_are_there_in_a_booted_system_and_for_other_users() {
+    finish(&mut rvisor(["pull", "debian"]), b"", 9 * LIMIT).assert(0, "debian\n");
+    shares_are_in_their_places(&["--cold"]);
+    shares_are_in_their_places(&[]);
 }
 
 /// A project in C that counts words.
@@ -179,9 +214,13 @@ fn c_project_with_its_repository_is_built_in_the_guest() {
     guest(&format!("{COMMIT} second")).assert(0, "");
     status(products);
     here("git fsck --strict --no-progress && git log --format=%s").assert(0, "second\nfirst\n");
+    assert_all_belong_to_owner(&src);
+}
 
-    let owner = fs::metadata(&src).unwrap();
-    let mut directories = vec![src];
+/// Whoever owns a directory owns all that is in it.
+fn assert_all_belong_to_owner(directory: &Path) {
+    let owner = fs::metadata(directory).unwrap();
+    let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let (path, file) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
@@ -191,6 +230,74 @@ fn c_project_with_its_repository_is_built_in_the_guest() {
             }
         }
     }
+}
+
+/// A package in Rust with a build script, a package beside it that it depends on, and tests.
+const PACKAGE: [(&str, &str); 5] = [
+    (
+        "Cargo.toml",
+        "[package]\nname = \"words\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\n\
+         count = { path = \"count\" }\n",
+    ),
+    ("build.rs", "fn main() { println!(\"cargo:rustc-env=BUILT_ON={}\", std::env::consts::ARCH); }\n"),
+    (
+        "src/main.rs",
+        "fn main() {\n    let text = std::io::read_to_string(std::io::stdin()).unwrap();\n    \
+         println!(\"{} {}\", count::words(&text), env!(\"BUILT_ON\"));\n}\n",
+    ),
+    ("count/Cargo.toml", "[package]\nname = \"count\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+    (
+        "count/src/lib.rs",
+        "pub fn words(text: &str) -> usize { text.split_whitespace().count() }\n\n#[test]\nfn words_are_counted() \
+         { assert_eq!(words(\"one  two\"), 2); }\n",
+    ),
+];
+
+#[test]
+#[ignore = "builds an image with Debian's cargo: a quarter of an hour, and some 3 GiB of disk"]
+fn package_in_rust_is_built_in_the_guest() {
+    let image = images::with_cargo();
+    let host = tempfile::tempdir().unwrap();
+    let src = host.path().join("src");
+    for (name, content) in PACKAGE {
+        let path = src.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let machine = Machine::named("cargo");
+    let volume = format!("{}:/src", src.display());
+    let memory = ["--memory", "2G", "--cpus", "2"];
+    let words = [&["run", "-d", "--name", &machine.0, "-v", &volume], &memory[..], &[image]].concat();
+    finish(&mut rvisor(words), b"", LIMIT).assert(0, &format!("{}\n", machine.0));
+    let guest = |script: &str| -> Ended {
+        let words = ["exec", "-e", "HOME=/tmp", "-w", "/src", &machine.0, "sh", "-c", script];
+        finish(&mut rvisor(words), b"", LIMIT)
+    };
+    let compiled = |script: &str, expected: &[&str]| {
+        let ended = guest(script);
+        assert!(ended.status.success(), "{script}: {}", ended.stderr);
+        let lines = ended.stderr.lines().filter_map(|line| line.trim().strip_prefix("Compiling "));
+        let mut names: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
+        names.sort_unstable();
+        assert_eq!(names, expected, "{script}: {}", ended.stderr);
+    };
+    compiled("cargo build --release --offline", &["count", "words"]);
+    guest("echo one two three | target/release/words").assert(0, "3 riscv64\n");
+    compiled("cargo build --release --offline", &[]);
+    // What the host changes is compiled anew, and nothing else.
+    let changed = PACKAGE[2].1.replace("count::words(&text)", "2 * count::words(&text)");
+    fs::write(src.join("src/main.rs"), changed).unwrap();
+    compiled("cargo build --release --offline", &["words"]);
+    guest("echo one two three | target/release/words").assert(0, "6 riscv64\n");
+    let ended = guest("cargo test --offline --workspace");
+    assert!(ended.text().contains("test words_are_counted ... ok"), "{}{}", ended.text(), ended.stderr);
+    // Two at once: cargo's lock on its directory holds on a share, too.
+    let script =
+        "touch count/src/lib.rs; cargo build --offline & cargo build --offline; a=$?; wait $! && exit $a";
+    assert!(guest(script).status.success());
+    assert!(src.join("target/release/words").exists());
+    assert_all_belong_to_owner(&src);
+    guest("cargo clean && ls").assert(0, "Cargo.lock\nCargo.toml\nbuild.rs\ncount\nsrc\n");
 }
 
 #[test]

@@ -25,9 +25,17 @@ pub const WITH_COMPILER: &str = "test-build";
 
 /// Builds [`WITH_COMPILER`] if it isn't there.
 pub fn with_compiler() -> &'static str {
-    let page = Page::open("recipes-for-projects.md");
-    let recipes = page.code("`make check` of a C project", "toml");
-    build(WITH_COMPILER, recipes[0])
+    build_by_the_book(WITH_COMPILER, "`make check` of a C project")
+}
+
+/// Debian with cargo, by the same page, and built if it isn't there: a quarter of an hour.
+pub fn with_cargo() -> &'static str {
+    build_by_the_book("test-cargo", "`cargo build` in the guest")
+}
+
+/// Builds an image by the recipe in a section of the book's "Recipes for projects".
+fn build_by_the_book(name: &'static str, section: &str) -> &'static str {
+    build(name, Page::open("recipes-for-projects.md").code(section, "toml")[0])
 }
 
 /// Builds an image if there is none of that name, or the one that there is has another recipe.
