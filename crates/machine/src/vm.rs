@@ -54,7 +54,7 @@ pub type SlotBuilder<M> = Box<dyn FnOnce(Arc<M>, Arc<dyn InterruptLine>) -> Box<
 pub struct Backends<M> {
     /// The UART's line.
     pub serial: Box<dyn ConsoleBackend>,
-    /// Where SBI console calls go; usually the same terminal as `serial`.
+    /// Where SBI console calls print; usually the same terminal as `serial`, from which they read.
     pub sbi_console: Box<dyn ConsoleBackend>,
     /// Devices of the virtio-mmio slots, at most [`VIRTIO_SLOTS`](crate::memory_map::VIRTIO_SLOTS); the rest stay empty.
     pub virtio: Vec<SlotBuilder<M>>,
@@ -193,7 +193,7 @@ impl<M: GuestMemory> Vm<M> {
         &self.harts
     }
 
-    /// Where SBI console calls go.
+    /// Where SBI console calls print.
     pub(crate) fn console(&self) -> MutexGuard<'_, Box<dyn ConsoleBackend>> {
         self.console.lock()
     }
