@@ -8,7 +8,7 @@ use rvisor_images::Store;
 use rvisor_instances::{Client, Directory, Error, Events, Machines, Status};
 
 use crate::cli::{Format, Kill, PortCommand, Rm, Signal, Start, Stop};
-use crate::several::{self, each};
+use crate::several::{self, all_at_once, each};
 use crate::{run, sessions};
 
 /// All machines of this user.
@@ -24,6 +24,17 @@ fn for_each(names: &[String], what: impl Fn(Directory) -> anyhow::Result<()>) ->
         println!("{name}");
         Ok(())
     });
+    Ok(several::code(is_done))
+}
+
+/// The same with all machines at once, for what takes its time.
+fn for_all(
+    names: &[String],
+    what: impl Fn(Directory) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<ExitCode> {
+    let machines = machines()?;
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let is_done = all_at_once(&names, |name| what(machines.open(name)?), |name| println!("{name}"));
     Ok(several::code(is_done))
 }
 
@@ -67,7 +78,7 @@ fn start_one(directory: &Directory, options: &Start) -> anyhow::Result<()> {
 
 /// `rvisor stop`. A machine that has ended already is left alone.
 pub fn stop(options: &Stop) -> anyhow::Result<ExitCode> {
-    for_each(&options.machines, |directory| Ok(stop_one(&directory, options.time)?))
+    for_all(&options.machines, |directory| Ok(stop_one(&directory, options.time)?))
 }
 
 fn stop_one(directory: &Directory, patience: Duration) -> Result<(), Error> {
@@ -91,7 +102,7 @@ pub fn kill(options: &Kill) -> anyhow::Result<ExitCode> {
 
 /// `rvisor restart`.
 pub fn restart(options: &Stop) -> anyhow::Result<ExitCode> {
-    for_each(&options.machines, |directory| {
+    for_all(&options.machines, |directory| {
         if directory.config()?.remove {
             bail!("machine {} goes when it ends (--rm), so it can't be started again", directory.name());
         }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::thread;
 
 use crate::{FAILURE, in_one_line};
 
@@ -16,6 +17,23 @@ pub fn each<T>(things: impl IntoIterator<Item = T>, mut what: impl FnMut(T) -> a
         }
     }
     is_done
+}
+
+/// The same with all at once, for what takes its time; `done` is called in their order with those that it could be done with.
+pub fn all_at_once<T: Copy + Send>(
+    things: &[T],
+    what: impl Fn(T) -> anyhow::Result<()> + Sync,
+    mut done: impl FnMut(T),
+) -> bool {
+    let what = &what;
+    thread::scope(|scope| {
+        let threads: Vec<_> = things.iter().map(|&thing| (thing, scope.spawn(move || what(thing)))).collect();
+        each(threads, |(thing, thread)| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            done(thing);
+            Ok(())
+        })
+    })
 }
 
 /// What the program exits with once each was tried.

@@ -59,6 +59,21 @@ fn machine_in_the_background_is_used_and_ended() {
     assert_eq!(machine.field("state"), serde_json::Value::Null);
 }
 
+#[test]
+fn machines_are_stopped_all_at_once() {
+    let stubborn = ["busybox", "--", "sh", "-c", "trap '' TERM HUP; while :; do sleep 1; done"];
+    let machines = ["stubborn", "obstinate"].map(|name| Machine::run(name, &stubborn));
+    let [first, second] = machines.each_ref().map(|machine| machine.0.as_str());
+    let begun = Instant::now();
+    let ended = finish(&mut rvisor(["stop", "-t", "7", first, "nobody", second]), b"", LIMIT);
+    let took = begun.elapsed();
+    ended.assert(FAILURE, &format!("{first}\n{second}\n"));
+    assert!(ended.stderr.contains("no machine is called nobody"), "{}", ended.stderr);
+    // One after the other: twice as long.
+    assert!((7..14).contains(&took.as_secs()), "{took:?}");
+    assert!(machines.iter().all(|machine| machine.field("state") == "exited"));
+}
+
 fn commands_have_streams_and_exit_codes(machine: &Machine) {
     let ended = machine.exec(&["sh", "-c", "echo out; echo err >&2; cat; exit 7"]);
     ended.assert(7, "out\n");
