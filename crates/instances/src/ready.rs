@@ -183,6 +183,8 @@ impl Machines {
             publish: Vec::new(),
             // Each copy takes its own place on a network.
             private_network: None,
+            // Nor is it known what the next one may use.
+            cpu_limit: None,
             remove: true,
             unconfined: false,
             template: true,
