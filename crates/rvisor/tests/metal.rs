@@ -264,6 +264,58 @@ fn without_prefixes_the_guest_with_the_keyboard_prints_and_others_wait() {
 }
 
 #[test]
+fn what_a_guest_discards_goes_from_its_range_of_the_disk_and_no_other() {
+    const MIB: usize = 1 << 20;
+    const SCRIPT: &str = "cmp -n 4096 /dev/vda /dev/zero && echo FAILED: nothing was there\n\
+                          blkdiscard /dev/vda && echo discarded\npoweroff -f\n";
+    let directory = tempfile::tempdir().expect("a directory");
+    let [kernel, initrd] = initrd::linux(SCRIPT, directory.path());
+    let description = format!(
+        "[[guest]]\nname = 'one'\nkernel = '{}'\ninitrd = '{}'\nmemory = '96M'\nappend = 'console=ttyS0 quiet'\n\
+         disk = {{ start = '1M', size = '2M' }}\n",
+        kernel.display(),
+        initrd.display()
+    );
+    let bundle = bundle(directory.path(), &description);
+    let disk = directory.path().join("disk");
+    std::fs::write(&disk, vec![0xa5; 4 * MIB]).expect("a file");
+    let options = ["--memory", "256M", "--disk", disk.to_str().expect("text")];
+    let text = finish(&mut run(&bundle, &options), b"", LIMIT).text();
+    assert!(text.contains("discarded") && !text.contains("FAILED"), "{text}");
+    let content = std::fs::read(&disk).expect("a file");
+    let is_all = |bytes: &[u8], byte: u8| bytes.iter().all(|found| *found == byte);
+    assert!(is_all(&content[..MIB], 0xa5) && is_all(&content[3 * MIB..], 0xa5), "others' is whole");
+    assert!(is_all(&content[MIB..3 * MIB], 0), "what was discarded reads as zeros");
+}
+
+/// With these options for the hardware.
+fn guest_is_told_what_others_had(hardware: &[&str]) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let guest = |name, weight, word| {
+        let more = format!("append = 'kernel={word}'\nweight = {weight}\naffinity = [0]\n");
+        table(name, "kernel", &more)
+    };
+    let bundle =
+        bundle(directory.path(), &[guest("one", 100, "stolen"), guest("other", 300, "spin")].concat());
+    let text = finish(&mut run(&bundle, &[&["--memory", "128M"], hardware].concat()), b"", LIMIT).text();
+    let line = text.lines().find_map(|line| line.split_once("kernel: others had ")?.1.split_once(" ms"));
+    let (milliseconds, _) = line.unwrap_or_else(|| panic!("nothing is told: {text}"));
+    let milliseconds: u32 = milliseconds.parse().expect("a number");
+    // Three quarters of four seconds; what a busy host takes is nobody's.
+    assert!((1500..3600).contains(&milliseconds), "{milliseconds} ms: {text}");
+}
+
+#[test]
+fn stolen_time_is_told() {
+    guest_is_told_what_others_had(&[]);
+}
+
+#[test]
+fn stolen_time_is_told_with_hypervisor_extension() {
+    guest_is_told_what_others_had(&["--extensions", "h"]);
+}
+
+#[test]
 fn guests_line_is_its_virtio_console_where_the_bundle_says_so() {
     const SCRIPT: &str = "echo on the serial line\nexec </dev/hvc0 >/dev/hvc0 2>&1\necho on the virtio console\n\
                           read words\necho heard: $words\npoweroff -f\n";

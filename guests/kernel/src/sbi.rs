@@ -28,6 +28,11 @@ pub fn start_hart(hart: usize, entry: usize) -> bool {
     call(0x48_534d, 0, [hart, entry, 0]).0 == 0
 }
 
+/// Asks to be told of this hart's stolen time, at a physical address. False if that isn't known.
+pub fn tell_stolen_time(address: usize) -> bool {
+    call(0x53_5441, 0, [address, 0, 0]).0 == 0
+}
+
 /// Has other harts forget what they know of an address.
 pub fn remote_fence(harts: usize, address: usize, size: usize) -> bool {
     let error: isize;

@@ -2,7 +2,7 @@
 //! own system calls, page faults, context switches and interrupts cost, and powers off.
 //!
 //! Words on its command line: `kernel=spin` works until ten seconds after the hardware's start and does nothing else;
-//! `kernel=idle` sleeps that long, `kernel=sleep` for ever; `kernel=calls` has programs make calls and touch pages for ever, and
+//! `kernel=stolen` works for four seconds and says how much of them others had; `kernel=idle` sleeps ten seconds, `kernel=sleep` for ever; `kernel=calls` has programs make calls and touch pages for ever, and
 //! `kernel=tick` says ten times a second that it is there; `kernel=work` checks its disk again and again meanwhile, and says
 //! when something is wrong; with `kernel=apart` no hart executes what another is just changing. With `net=10.0.2.9` and
 //! `ping=10.0.2.7,10.0.2.8` it is a host with that address, which pings those and answers their pings, until `end` is typed.
@@ -10,7 +10,7 @@
 #![no_main]
 
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use kernel::csr::{self, SOFTWARE, TICKS_PER_MILLISECOND, TIMER, time};
 use kernel::disk::Disk;
@@ -92,6 +92,9 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
         while time() < END {}
         sbi::power_off(false);
     }
+    if has_word(device_tree, "kernel=stolen") {
+        stolen();
+    }
     if has_word(device_tree, "kernel=idle") {
         sleep_until(END);
         sbi::power_off(false);
@@ -135,6 +138,42 @@ fn kernel_main(hart: usize, device_tree: usize) -> ! {
         neighbour::run(card, own, argument(device_tree, "ping").unwrap_or(""));
     }
     println!("kernel passed");
+    sbi::power_off(false)
+}
+
+/// What the SBI tells of a hart's stolen time (SBI 2.0, "Steal-time Accounting Extension").
+#[repr(C, align(64))]
+struct Stolen {
+    /// Odd while the rest is changing.
+    sequence: AtomicU32,
+    flags: AtomicU32,
+    nanoseconds: AtomicU64,
+    rest: [AtomicU64; 6],
+}
+
+static STOLEN: Stolen = Stolen {
+    sequence: AtomicU32::new(0),
+    flags: AtomicU32::new(0),
+    nanoseconds: AtomicU64::new(0),
+    rest: [const { AtomicU64::new(0) }; 6],
+};
+
+/// Wants to run for four seconds.
+fn stolen() -> ! {
+    const MILLISECONDS: u64 = 4000;
+    if !sbi::tell_stolen_time((&raw const STOLEN).addr()) {
+        fail("the SBI tells no stolen time");
+    }
+    let end = time() + MILLISECONDS * TICKS_PER_MILLISECOND;
+    while time() < end {}
+    let nanoseconds = loop {
+        let before = STOLEN.sequence.load(Ordering::SeqCst);
+        let nanoseconds = STOLEN.nanoseconds.load(Ordering::SeqCst);
+        if before.is_multiple_of(2) && STOLEN.sequence.load(Ordering::SeqCst) == before {
+            break nanoseconds;
+        }
+    };
+    println!("kernel: others had {} ms of {MILLISECONDS}", nanoseconds / 1_000_000);
     sbi::power_off(false)
 }
 
