@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Measures how long `rvisor run debian -- true` takes from its start to its end, with and without `--rm`, by turns with cold
-boots; and with strace (Debian's package of that name), where the time of a copy goes.
+"""Measures how long `rvisor run debian -- true` takes from its start to its end, with and without `--rm`, with a shared
+directory and on a terminal, by turns with cold boots; and with strace (Debian's package of that name), where the time of a copy goes.
 
     cargo build --release && rvisor pull debian && measurements/ready/measure.py [RUNS [COLD_RUNS]]
 """
 
 import os
 import pathlib
+import pty
 import re
 import shutil
 import statistics
@@ -20,6 +21,7 @@ from guest import PROGRAM
 
 RUNS, COLD_RUNS = [int(word) for word in sys.argv[1:]] + [10, 3][len(sys.argv) - 1:]
 COPY, KEPT, COLD = ["--rm"], [], ["--rm", "--cold"]
+SHARE, TERMINAL = ["-v", f"{pathlib.Path(__file__).parent}:/src", "-w", "/src"], ["-it"]
 
 
 def command(options):
@@ -31,9 +33,12 @@ def command(options):
 def run(options):
     """Seconds by the clock, in user and in system mode."""
     start = time.monotonic()
-    process = subprocess.Popen(command(options))
+    primary, replica = pty.openpty()
+    process = subprocess.Popen(command(options), stdin=replica,
+                               stderr=subprocess.DEVNULL if "-it" in options else None)
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.monotonic() - start
+    os.close(primary), os.close(replica)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, f"it ends with {process.returncode}"
     if not options:
@@ -76,13 +81,22 @@ def split():
     return ends
 
 
-figures = {what: [] for what in ("copy, `--rm`", "copy", "`--rm --cold`")}
-run(COPY)
+# What each row is called, its options, and how often it is run.
+ROWS = [
+    ("copy, `--rm`", COPY, RUNS),
+    ("copy", KEPT, RUNS),
+    ("copy, `--rm -v .:/src -w /src`", COPY + SHARE, RUNS),
+    ("copy, `--rm -it`", COPY + TERMINAL, RUNS),
+    ("`--rm --cold`", COLD, COLD_RUNS),
+    ("`--rm --cold -v .:/src -w /src`", COLD + SHARE, COLD_RUNS),
+]
+figures = {what: [] for what, _, _ in ROWS}
+for options in (COPY, COPY + SHARE):
+    run(options)
 for number in range(RUNS):
-    figures["copy, `--rm`"].append(run(COPY))
-    figures["copy"].append(run(KEPT))
-    if number < COLD_RUNS:
-        figures["`--rm --cold`"].append(run(COLD))
+    for what, options, runs in ROWS:
+        if number < runs:
+            figures[what].append(run(options))
 print("| `rvisor run debian -- true` | by the clock | user | system |\n|---|---|---|---|")
 for what, found in figures.items():
     if found:
