@@ -90,7 +90,10 @@ fn serve(fd: Fd, mode: Mode) -> ! {
                 (to_guest::POWER_OFF, 0) => power_off(mode),
                 (to_guest::CLOCK, 0) => set_clock(payload),
                 (to_guest::IDENTITY, 0) => identity::assume(payload),
-                (to_guest::SHARES, 0) => trouble = shares::put().err(),
+                (to_guest::SHARES, 0) => {
+                    trouble = shares::put().err();
+                    trouble.iter().for_each(Trouble::tell);
+                }
                 _ => deliver(sessions, writer, channel, kind, payload, trouble.as_ref()),
             }
         }

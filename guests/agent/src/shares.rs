@@ -49,6 +49,11 @@ impl Trouble {
         Self(Text::new().add(words))
     }
 
+    /// On the console, where nothing may be run that it would be the answer to.
+    pub fn tell(&self) {
+        [b"rvisor: ", self.words(), b"\n"].into_iter().for_each(sys::say);
+    }
+
     /// In words.
     pub fn words(&self) -> &[u8] {
         self.0.as_c_str().to_bytes()
