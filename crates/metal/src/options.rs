@@ -11,11 +11,22 @@ pub struct Options {
     pub patching: Option<bool>,
     /// How many levels guests' memory is translated in, where the hardware does that.
     pub stage: StageMode,
+    /// How the monitor itself fails, which is to be seen.
+    pub failure: Option<Failure>,
+}
+
+/// A failure of the monitor's own, on the last hart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It finds something that can't be.
+    Panic,
+    /// It needs more stack than there is.
+    Overrun,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sequences: true, patching: None, stage: StageMode::Sv39x4 }
+        Self { sequences: true, patching: None, stage: StageMode::Sv39x4, failure: None }
     }
 }
 
@@ -32,6 +43,8 @@ impl Options {
                 "patching=auto" => options.patching = None,
                 "stage=sv39x4" => options.stage = StageMode::Sv39x4,
                 "stage=sv48x4" => options.stage = StageMode::Sv48x4,
+                "fail=panic" => options.failure = Some(Failure::Panic),
+                "fail=stack" => options.failure = Some(Failure::Overrun),
                 _ => unknown(word),
             }
         }
@@ -47,10 +60,10 @@ mod tests {
     fn words_are_taken_and_unknown_ones_told() {
         let mut unknown = alloc::vec::Vec::new();
         assert_eq!(Options::read("", |_| panic!()), Options::default());
-        let options =
-            Options::read("quiet sequences=off patching=on stage=sv48x4", |word| unknown.push(word));
-        let stage = StageMode::Sv48x4;
-        assert_eq!(options, Options { sequences: false, patching: Some(true), stage });
+        let words = "quiet sequences=off patching=on stage=sv48x4 fail=stack";
+        let options = Options::read(words, |word| unknown.push(word));
+        let (stage, failure) = (StageMode::Sv48x4, Some(Failure::Overrun));
+        assert_eq!(options, Options { sequences: false, patching: Some(true), stage, failure });
         assert_eq!(Options::read("patching=on patching=off", |_| panic!()).patching, Some(false));
         assert_eq!(unknown, ["quiet"]);
     }

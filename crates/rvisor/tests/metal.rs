@@ -147,6 +147,31 @@ fn table(name: &str, program: &str, more: &str) -> String {
     format!("[[guest]]\nname = '{name}'\nprogram = '{}'\nmemory = '16M'\n{more}\n", program.display())
 }
 
+#[test]
+fn failure_of_the_monitors_own_is_told_with_the_way_to_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bundle = bundle(directory.path(), &table("one", "kernel", "append = 'kernel=sleep'"));
+    for (word, told) in [
+        ("fail=panic", "panicked at crates/metal/src/arch/start.rs"),
+        // A store where nothing is mapped: below the hart's own stack.
+        ("fail=stack", "trap 15 at 0x4"),
+    ] {
+        for harts in ["1", "3"] {
+            let options = ["--memory", "128M", "--cpus", harts, "--append", word];
+            let ended = finish(&mut run(&bundle, &options), b"", LIMIT);
+            let text = ended.text();
+            assert!(!ended.status.success(), "{word}: {text}");
+            let last = harts.parse::<u32>().expect("a number") - 1;
+            let failed = format!("rvisor: the monitor failed on hart {last}: {told}");
+            let way = text.split_once(&failed).unwrap_or_else(|| panic!("{word} with {harts}: {text}")).1;
+            assert!(
+                way.lines().filter(|line| line.contains("  called from 0x4")).count() > 1,
+                "{word}: {text}"
+            );
+        }
+    }
+}
+
 /// Milliseconds of processor time that a guest's last line tells.
 fn processor_time(text: &str, guest: &str) -> f64 {
     let line =

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 0x0000_4000_0000  the image: text RX, constants R, data RW
+//! 0x0008_0000_0000  stacks of the other harts, RW; what lies between two isn't mapped
 //! 0x0010_0000_0000  direct map: machine address 0 and up, RW; the image left out
 //! upper half        the window, repeated in each of the 256 slots of 1 GiB
 //! ```
@@ -10,10 +11,14 @@
 //! with the code of their sequences.
 //! A shadow table has it in one slot of its upper half; wherever that is, the monitor's own table has it too.
 
+use core::ops::Range;
+
 use crate::address::MachineAddress;
 
 /// Where the image is mapped; `image.ld` links it there.
 pub const IMAGE_BASE: u64 = 0x4000_0000;
+/// Where the stacks of all harts but the first are mapped.
+pub const STACKS: u64 = 32 << 30;
 /// Where machine address 0 is mapped.
 pub const DIRECT_MAP: u64 = 64 << 30;
 /// Bytes of the direct map: memory beyond isn't used.
@@ -25,12 +30,20 @@ pub const HART_STACK: usize = 128 << 10;
 /// Address space of the monitor: the only one that is never given to a guest.
 pub const MONITOR_ASID: u64 = 0;
 /// Slots of 1 GiB in the upper half of an Sv39 address space.
-pub const WINDOW_SLOTS: core::ops::Range<usize> = 256..512;
+pub const WINDOW_SLOTS: Range<usize> = 256..512;
 
 /// Where the direct map has a machine address.
 #[must_use]
 pub const fn direct(address: MachineAddress) -> u64 {
     DIRECT_MAP + address.0
+}
+
+/// Where a hart's stack is mapped, one that isn't the first. The page before it isn't: a stack that is too small is noticed.
+#[must_use]
+pub const fn stack(hart: usize) -> Range<u64> {
+    let size = HART_STACK as u64;
+    let start = STACKS + 2 * size * hart as u64 + size;
+    start..start + size
 }
 
 /// First address of the window in a slot of the upper half.

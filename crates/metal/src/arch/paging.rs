@@ -119,6 +119,15 @@ impl AddressSpace {
         }
     }
 
+    /// Maps the stacks of all harts but the first, one after the other in `memory`.
+    pub fn map_stacks(&mut self, memory: Range<MachineAddress>) {
+        const SIZE: u64 = layout::HART_STACK as u64;
+        for (hart, at) in (1..).zip((memory.start.0..memory.end.0).step_by(SIZE as usize)) {
+            let memory = MachineAddress(at)..MachineAddress(at + SIZE);
+            self.map(layout::stack(hart).start, memory, Pte::R | Pte::W);
+        }
+    }
+
     /// Makes the window with the trampoline at machine address `code` and the contexts of the harts, and maps it
     /// in every slot of the upper half. Returns the entry that a shadow root needs in one of its slots.
     pub fn map_window(&mut self, code: MachineAddress, contexts: &[MachineAddress]) -> Pte {

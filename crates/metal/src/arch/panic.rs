@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::assembly as asm;
 use super::console::{self, Line};
-use super::layout::{BOOT_STACK, DIRECT_MAP};
+use super::layout::DIRECT_MAP;
 use super::paging::image_ends;
 use super::{layout, sbi};
 
@@ -45,14 +45,14 @@ fn backtrace(mut frame: u64) {
     const FRAMES: usize = 32;
     let text = layout::IMAGE_BASE..image_ends()[0];
     for _ in 0..FRAMES {
-        // Stacks are in the image's data or on the heap; both are mapped.
+        // The first hart's stack is in the image's data.
         let in_data = (image_ends()[1]..image_ends()[2]).contains(&frame);
-        let on_heap = (DIRECT_MAP..DIRECT_MAP + layout::DIRECT_MAP_SIZE).contains(&frame);
-        if !frame.is_multiple_of(8) || !(in_data || on_heap) || frame < BOOT_STACK as u64 {
+        let on_stack = in_data || (layout::STACKS..DIRECT_MAP).contains(&frame);
+        if !frame.is_multiple_of(8) || !on_stack {
             return;
         }
-        // SAFETY: aligned and, unless the stack is damaged, in a mapped stack; a fault here ends the backtrace
-        // and the monitor.
+        // SAFETY: aligned and, unless the stack is damaged, in a stack; a fault here, as where one is at its end, ends the
+        // backtrace and the monitor.
         let [next, address] = unsafe { *((frame - 16) as *const [u64; 2]) };
         if !text.contains(&address) {
             return;

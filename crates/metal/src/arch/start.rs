@@ -23,7 +23,7 @@ use crate::address::MachineAddress;
 use crate::driver::plic::Plic;
 use crate::hardware::Found;
 use crate::home::{self, Home, say};
-use crate::options::Options;
+use crate::options::{Failure, Options};
 use crate::platform::{Platform, PlatformError};
 use crate::pte::Pte;
 use crate::setup;
@@ -43,6 +43,7 @@ struct SecondaryEntry {
 /// What harts started later take from the first.
 struct Harts {
     features: Features,
+    failure: Option<Failure>,
     contexts: Mutex<Vec<Option<Box<HartContext>>>>,
     ids: Vec<u64>,
     home: &'static Home,
@@ -112,8 +113,12 @@ fn start(
 
     let mut ids: Vec<u64> = platform.harts().filter(|id| *id != hart_id).collect();
     ids.insert(0, hart_id);
+    let stacks = match (ids.len() - 1) * HART_STACK {
+        0 => MachineAddress(0)..MachineAddress(0),
+        size => platform.memory.take(size as u64, 4096).ok_or_else(lacks)?,
+    };
     let contexts: Vec<_> = ids.iter().map(|_| Box::<HartContext>::default()).collect();
-    let (satp, window) = build_tables(&platform, loaded_at, &image, tables, &contexts, hart_id);
+    let (satp, window) = build_tables(&platform, loaded_at, &image, tables, &contexts, hart_id, stacks);
     // SAFETY: the tables map the image where it is, and everything the monitor has used so far.
     unsafe { asm::write_satp(satp) };
     asm::fence_all();
@@ -164,11 +169,12 @@ fn start(
     let mut contexts: Vec<_> = contexts.into_iter().map(Some).collect();
     let first = contexts[0].take().ok_or_else(lacks)?;
     let contexts = Mutex::new(contexts);
-    HARTS.call_once(|| Harts { features, contexts, ids, home });
+    HARTS.call_once(|| Harts { features, failure: options.failure, contexts, ids, home });
     if !home.start_guests() {
         return Err(setup::SetupError::NoGuest);
     }
     start_others(satp, loaded_at);
+    fail_if_asked(0);
     Ok((PhysicalHart::new(0, first, features), home))
 }
 
@@ -201,8 +207,10 @@ fn build_tables(
     pages: TablePages,
     contexts: &[Box<HartContext>],
     hart_id: u64,
+    stacks: Range<MachineAddress>,
 ) -> (u64, Pte) {
     let mut space = AddressSpace::new(pages);
+    space.map_stacks(stacks);
     space.map_image(loaded_at);
     let mut memory = platform.all_memory.clone();
     memory.remove(image.clone());
@@ -267,12 +275,27 @@ fn find_devices(platform: &Platform<'_>, harts: &[u64]) -> Found {
     Found { plic, virtio: virtio.collect() }
 }
 
+/// Fails on the last hart if the command line asks for that.
+fn fail_if_asked(index: usize) {
+    /// More than any stack has room for.
+    fn overrun(depth: usize) -> usize {
+        let frame = core::hint::black_box([depth; 128]);
+        if depth == 0 { frame[0] } else { overrun(depth - 1) + frame[1] }
+    }
+    let Some(harts) = HARTS.get().filter(|harts| index + 1 == harts.ids.len()) else { return };
+    match harts.failure {
+        Some(Failure::Panic) => panic!("fail=panic on the command line"),
+        Some(Failure::Overrun) => say(format_args!("{} is no depth", overrun(1 << 20))),
+        None => {}
+    }
+}
+
 /// Starts every other hart; one that the firmware refuses stays off.
 fn start_others(satp: u64, loaded_at: MachineAddress) {
     let Some(harts) = HARTS.get() else { return };
     let entry = loaded_at.offset(&raw const asm::start_secondary as u64 - IMAGE_BASE);
     for (index, id) in harts.ids.iter().enumerate().skip(1) {
-        let stack = alloc::vec![0u128; HART_STACK / 16].leak().as_ptr_range().end as u64;
+        let stack = layout::stack(index).end;
         let argument = Box::leak(Box::new(SecondaryEntry { satp, stack, index: index as u64 }));
         // SAFETY: the entry and its argument are made for it, and stay.
         if let Err(error) = unsafe { sbi::start_hart(*id, entry, heap::machine_address(argument)) } {
@@ -293,5 +316,6 @@ extern "C" fn start_secondary_hart(index: usize) -> ! {
     let Some((harts, context)) = context else { panic!("hart {index} was not to be started") };
     let mut hart = PhysicalHart::new(index, context, harts.features);
     harts.home.hardware.attach(index);
+    fail_if_asked(index);
     home::run(&mut hart, harts.home)
 }
