@@ -38,6 +38,8 @@ pub struct Found {
     pub plic: Option<Plic>,
     /// Virtio devices.
     pub virtio: Vec<(Device, u32)>,
+    /// Random bytes that the boot loader gave.
+    pub seed: Option<[u8; SEED]>,
 }
 
 /// The devices at work.
@@ -52,7 +54,7 @@ pub struct Hardware {
 impl Hardware {
     /// Puts the first disk, the first card and the first entropy device to work. The card belongs to network `uplink`.
     pub fn new(found: Found, uplink: Option<u32>, ready: Ready) -> Self {
-        let Found { plic, virtio } = found;
+        let Found { plic, virtio, seed } = found;
         let (mut disk, mut card, mut entropy) = (None, None, None);
         for (device, source) in virtio {
             match device.kind() {
@@ -70,6 +72,7 @@ impl Hardware {
                 _ => {}
             }
         }
+        let entropy = entropy.or_else(|| seed.map(|seed| Mutex::new(Source::new(seed))));
         if let Some(plic) = &plic {
             let sources = [disk.as_ref().map(|(_, source)| source), card.as_ref().map(|(_, source)| source)];
             plic.enable_sources(sources.into_iter().flatten().copied());

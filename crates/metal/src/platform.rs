@@ -9,6 +9,7 @@ use fdt::node::FdtNode;
 use thiserror::Error;
 
 use crate::address::MachineAddress;
+use crate::backend::entropy::SEED;
 use crate::regions::Regions;
 
 /// Physical harts that are used; more stay off.
@@ -73,6 +74,15 @@ impl<'a> Platform<'a> {
         let rtc = tree.find_compatible(&["google,goldfish-rtc"]);
         let rtc = rtc.and_then(|node| ranges(&node).next()).map(|range| range.start);
         Ok(Self { tree, memory, all_memory, initrd, rtc })
+    }
+
+    /// The boot loader's random bytes (`rng-seed`), folded into a seed; `None` if there are too few.
+    #[must_use]
+    pub fn seed(&self) -> Option<[u8; SEED]> {
+        let bytes = self.tree.find_node("/chosen")?.property("rng-seed")?.value;
+        let mut seed = [0; SEED];
+        bytes.iter().zip((0..SEED).cycle()).for_each(|(byte, at)| seed[at] ^= byte);
+        (bytes.len() >= SEED).then_some(seed)
     }
 
     /// The monitor's own command line.
@@ -187,7 +197,7 @@ mod tests {
     use rvisor_machine::device_tree::DeviceTree;
     use rvisor_waist::GuestPhysical;
 
-    fn tree() -> Vec<u8> {
+    fn tree(rng_seed: &[u8]) -> Vec<u8> {
         let tree = DeviceTree {
             harts: 3,
             memory: GuestPhysical(0x8000_0000)..GuestPhysical(0x9000_0000),
@@ -198,14 +208,14 @@ mod tests {
             virtio_slots: 8,
             command_line: "",
             initrd: Some(GuestPhysical(0x8800_0000)..GuestPhysical(0x8800_1234)),
-            rng_seed: &[],
+            rng_seed,
         };
         tree.build().unwrap()
     }
 
     #[test]
     fn rvisors_own_board_is_understood() {
-        let bytes = tree();
+        let bytes = tree(&[]);
         let at = MachineAddress(0x8ff0_0000);
         let platform = Platform::read(&bytes, at).unwrap();
         assert_eq!(platform.harts().collect::<Vec<_>>(), [0, 1, 2]);
@@ -222,6 +232,15 @@ mod tests {
         assert_eq!((platform.virtio().next(), platform.virtio().count()), (Some((first, 1)), 8));
         let is_free = |address| platform.memory.iter().any(|range| range.contains(&MachineAddress(address)));
         assert!(is_free(0x8000_0000) && is_free(0x8800_2000) && !is_free(0x8800_0000) && !is_free(at.0));
+    }
+
+    #[test]
+    fn seeds_need_enough_bytes_and_use_all_of_them() {
+        let seed = |bytes: &[u8]| Platform::read(&tree(bytes), MachineAddress(0x8ff0_0000)).unwrap().seed();
+        assert_eq!((seed(&[]), seed(&[7; 31]), seed(&[7; 32])), (None, None, Some([7; 32])));
+        let mut expected = [7; 32];
+        expected[0] = 7 ^ 9;
+        assert_eq!(seed(&[&[7; 32][..], &[9]].concat()), Some(expected));
     }
 
     #[test]

@@ -251,6 +251,13 @@ impl Terminal {
             backlog.drain(..excess);
             return;
         }
+        let is_next = state.last.map_or(state.focus == user, |last| last == user);
+        if is_next && state.wires.iter().all(|wire| wire.held.is_empty()) {
+            // Nobody waits for a turn: guests print byte by byte.
+            self.show(state, index, bytes);
+            self.draw_prompt(state);
+            return;
+        }
         state.wires[index].held.extend(bytes);
         self.flush(state);
     }
@@ -292,12 +299,17 @@ impl Terminal {
 
     /// Prints so much of what a guest's wire holds.
     fn put(&self, state: &mut State, index: usize, count: usize) {
-        let user = User::Guest(index);
         let wire = &mut state.wires[index];
         let bytes: Vec<u8> = wire.held.drain(..count).collect();
         if wire.held.is_empty() {
             wire.waited = 0;
         }
+        self.show(state, index, &bytes);
+    }
+
+    /// Prints what a guest has printed, now.
+    fn show(&self, state: &mut State, index: usize, bytes: &[u8]) {
+        let user = User::Guest(index);
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.begin(state, user);
             if self.prefixes && state.last.is_none() {

@@ -272,7 +272,7 @@ fn find_devices(platform: &Platform<'_>, harts: &[u64]) -> Found {
         let device = unsafe { Device::open(range.start, range.end.0 - range.start.0) };
         Some((device?, source))
     });
-    Found { plic, virtio: virtio.collect() }
+    Found { plic, virtio: virtio.collect(), seed: platform.seed() }
 }
 
 /// Fails on the last hart if the command line asks for that.

@@ -1,4 +1,5 @@
-//! Random bytes for guests: a generator for each, seeded by the physical entropy device.
+//! Random bytes for guests: a generator for each, seeded by the physical entropy device, or without one by what the boot
+//! loader gave.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -7,11 +8,11 @@ use rvisor_waist::EntropyBackend;
 /// Bytes of a seed.
 pub const SEED: usize = 32;
 
-/// Where seeds come from: the physical device's bytes, once.
+/// Where seeds come from: the physical device's bytes, or the boot loader's, once.
 pub struct Source(ChaCha20Rng);
 
 impl Source {
-    /// A source for what the physical device gave.
+    /// A source for what it gave.
     #[must_use]
     pub fn new(seed: [u8; SEED]) -> Self {
         Self(ChaCha20Rng::from_seed(seed))
