@@ -26,7 +26,7 @@ pub use build::{BuildDisk, BuildVm, Builder, Options, build, pull};
 pub use error::{Error, Result};
 pub use initramfs::overlay as run_overlay;
 pub use recipe::Recipe;
-pub use store::{Blob, Draft, Image, Manifest, Name, NewImage, Store};
+pub use store::{Blob, Draft, Image, Manifest, Name, NewImage, Store, lock_new};
 
 /// The digest by which a file is kept in the store.
 #[must_use]

@@ -166,6 +166,19 @@ impl Drop for Draft {
     }
 }
 
+/// Makes the file `lock` in a directory that was just made, and takes it. It gets its name only then: who found it free would
+/// take the directory for one that somebody has left.
+///
+/// # Errors
+/// If the host refuses.
+pub fn lock_new(directory: &Path) -> io::Result<File> {
+    let unnamed = directory.join("lock.new");
+    let lock = File::create(&unnamed)?;
+    lock.lock()?;
+    fs::rename(unnamed, directory.join("lock"))?;
+    Ok(lock)
+}
+
 impl Store {
     /// The store of this user: in `$RVISOR_HOME`, else `$XDG_DATA_HOME/rvisor`, else `~/.local/share/rvisor`.
     pub fn open_default() -> Result<Self> {
@@ -347,9 +360,7 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.context("create", &directory)?,
             }
-            let path = directory.join("lock");
-            let lock = File::create(&path).context("create", &path)?;
-            lock.lock().context("lock", &path)?;
+            let lock = lock_new(&directory).context("lock", &directory)?;
             return Ok(Draft { directory, _lock: lock });
         }
         unreachable!("the numbers don't end")

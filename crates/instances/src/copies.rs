@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rvisor_images::lock_new;
+
 use crate::config::{Config, now};
-use crate::directory::{Directory, LOCK, Lock, Machines};
+use crate::directory::{Directory, Lock, Machines};
 use crate::error::{Context, Result};
 
 /// A directory with a machine's files, removed when it is dropped.
@@ -19,9 +21,7 @@ impl Scratch {
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).context("create", &path)?;
         // By which others see that somebody is at it.
-        let file = path.join(LOCK);
-        let lock = File::create(&file).context("create", &file)?;
-        lock.lock().context("lock", &file)?;
+        let lock = lock_new(&path).context("lock", &path)?;
         Ok(Self(path, lock))
     }
 

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rvisor_images::lock_new;
 use serde::de::DeserializeOwned;
 
 use crate::config::{Config, FORMAT, State, Status, now};
@@ -247,10 +248,7 @@ impl Draft {
         // Others must not use the socket, nor read what the guest has on its disks.
         fs::DirBuilder::new().mode(0o700).create(&path).context("create", &path)?;
         let mut draft = Self { path, lock: None };
-        let file = draft.path.join(LOCK);
-        let lock = File::create(&file).context("create", &file)?;
-        lock.lock().context("lock", &file)?;
-        draft.lock = Some(lock);
+        draft.lock = Some(lock_new(&draft.path).context("lock", &draft.path)?);
         Ok(draft)
     }
 
@@ -671,6 +669,24 @@ pub(crate) mod tests {
         let machines = Machines::new(directory.path());
         assert_eq!(machines.list().unwrap().len(), 1);
         assert_eq!(machines.list().unwrap()[0].name, "kept");
+    }
+
+    #[test]
+    fn directory_that_is_just_being_made_is_nobody_elses() {
+        let (directory, machines) = machines();
+        let others = directory.path().to_owned();
+        let (stop, is_over) = std::sync::mpsc::channel::<()>();
+        let tidying = std::thread::spawn(move || {
+            while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                drop(Machines::new(&others));
+            }
+        });
+        for number in 0..100 {
+            let (machine, lock) = make(&machines, &format!("made-{number}"));
+            machine.remove_own(&lock).unwrap();
+        }
+        drop(stop);
+        tidying.join().unwrap();
     }
 
     #[test]
