@@ -294,14 +294,9 @@ fn what_a_guest_discards_goes_from_its_range_of_the_disk_and_no_other() {
     const SCRIPT: &str = "cmp -n 4096 /dev/vda /dev/zero && echo FAILED: nothing was there\n\
                           blkdiscard /dev/vda && echo discarded\npoweroff -f\n";
     let directory = tempfile::tempdir().expect("a directory");
-    let [kernel, initrd] = initrd::linux(SCRIPT, directory.path());
-    let description = format!(
-        "[[guest]]\nname = 'one'\nkernel = '{}'\ninitrd = '{}'\nmemory = '96M'\nappend = 'console=ttyS0 quiet'\n\
-         disk = {{ start = '1M', size = '2M' }}\n",
-        kernel.display(),
-        initrd.display()
-    );
-    let bundle = bundle(directory.path(), &description);
+    let linux = initrd::linux(SCRIPT, directory.path());
+    let range = "disk = { start = '1M', size = '2M' }";
+    let bundle = bundle(directory.path(), &linux.table("one", "96M", "", range));
     let disk = directory.path().join("disk");
     std::fs::write(&disk, vec![0xa5; 4 * MIB]).expect("a file");
     let options = ["--memory", "256M", "--disk", disk.to_str().expect("text")];
@@ -345,14 +340,9 @@ fn guests_line_is_its_virtio_console_where_the_bundle_says_so() {
     const SCRIPT: &str = "echo on the serial line\nexec </dev/hvc0 >/dev/hvc0 2>&1\necho on the virtio console\n\
                           read words\necho heard: $words\npoweroff -f\n";
     let directory = tempfile::tempdir().expect("a directory");
-    let [kernel, initrd] = initrd::linux(SCRIPT, directory.path());
-    let guest = |name: &str, more: &str| {
-        let files = format!("kernel = '{}'\ninitrd = '{}'", kernel.display(), initrd.display());
-        format!(
-            "[[guest]]\nname = '{name}'\n{files}\nmemory = '96M'\nappend = 'console=ttyS0 quiet'\n{more}\n"
-        )
-    };
-    let description = [guest("wired", "console = 'virtio'"), guest("plain", "console = 'serial'")].concat();
+    let linux = initrd::linux(SCRIPT, directory.path());
+    let guest = |name: &str, console: &str| linux.table(name, "96M", "", &format!("console = '{console}'"));
+    let description = [guest("wired", "virtio"), guest("plain", "serial")].concat();
     let bundle = bundle(directory.path(), &description);
     let mut terminal = Terminal::start(&mut run(&bundle, &["--cpus", "2", "--memory", "384M"]));
     terminal.refuse("[plain] on the virtio console");

@@ -13,11 +13,11 @@ pub fn guest(name: &str) -> PathBuf {
 fn build_guests() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
     let mut cargo = Command::new(env!("CARGO"));
-    // The guests' own configuration names target and linker script; it is found from their folder, and what
-    // the host's build set in the environment would override it.
     // Where `cargo xtask instructions` has them, too.
     let target = folder.join("target");
     cargo.args(["build", "--release", "--locked", "--target-dir"]).arg(&target).current_dir(folder);
+    // The guests' own configuration names target and linker script; it is found from their folder, and what
+    // the host's build set in the environment would override it.
     for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
         cargo.env_remove(variable);
     }

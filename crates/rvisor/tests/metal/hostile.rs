@@ -23,13 +23,8 @@ fn seconds() -> u64 {
 
 /// With `more` words on our own kernel's command line.
 fn description(directory: &Path, more: &str) -> String {
-    let [kernel, initrd] = linux(include_str!("worker.sh"), directory);
-    let worker = format!(
-        "[[guest]]\nname = 'worker'\nkernel = '{}'\ninitrd = '{}'\nmemory = '128M'\nnetwork = 'lan'\n\
-         append = 'console=ttyS0 quiet'\ndisk = {{ start = '1M', size = '4M' }}\n",
-        kernel.display(),
-        initrd.display()
-    );
+    let attached = "network = 'lan'\ndisk = { start = '1M', size = '4M' }";
+    let worker = linux(include_str!("worker.sh"), directory).table("worker", "128M", "", attached);
     let bad = format!(
         "start = false\nharts = 2\nappend = 'seconds={}'\nnetwork = 'lan'\n\
          disk = {{ start = '6M', size = '1M' }}",

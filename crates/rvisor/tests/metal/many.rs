@@ -23,17 +23,12 @@ const DISK: u64 = 10 * MIB;
 
 /// With `more` words on our own kernel's command line.
 fn description(directory: &Path, more: &str) -> String {
-    let [kernel, initrd] = linux(include_str!("neighbour.sh"), directory);
+    let neighbour = linux(include_str!("neighbour.sh"), directory);
     let loader = file_of_package("u-boot-qemu", "qemu-riscv64_smode/u-boot.bin", directory);
-    let files = format!("kernel = '{}'\ninitrd = '{}'\nmemory = '96M'", kernel.display(), initrd.display());
     let range = |(start, size): (u64, u64)| format!("disk = {{ start = '{start}', size = '{size}' }}");
     let linux = |name: &str, own: u8, peer: u8, more: &str, at| {
-        let append =
-            format!("console=ttyS0 quiet name={name} net=10.0.2.{own} ping=10.0.2.{peer},10.0.2.103");
-        format!(
-            "[[guest]]\nname = '{name}'\n{files}\nappend = '{append}'\nnetwork = 'lan'\n{more}\n{}\n",
-            range(at)
-        )
+        let append = format!("name={name} net=10.0.2.{own} ping=10.0.2.{peer},10.0.2.103");
+        neighbour.table(name, "96M", &append, &format!("network = 'lan'\n{more}\n{}", range(at)))
     };
     let program = |name: &str, file: &Path, more: &str, at| {
         format!(
