@@ -9,6 +9,9 @@ use rvisor_waist::EntropyBackend;
 use crate::error::{Context, Result};
 use crate::saving::wall_clock;
 
+/// Leaves a guest the hardware address that it has.
+pub(crate) const AS_IT_IS: [u8; 6] = [0; 6];
+
 /// The hardware address of a machine on a device of the host's: the same each time, so that the host's networks know it.
 pub(crate) fn hardware_address(store: &Path, name: &str, created: u64) -> [u8; 6] {
     let mut hasher = DefaultHasher::new();
@@ -18,7 +21,7 @@ pub(crate) fn hardware_address(store: &Path, name: &str, created: u64) -> [u8; 6
     [0x52, a, b, c, d, e]
 }
 
-/// A new identity for a guest: all but the host name, and a hardware address that its network has for it, comes from random
+/// A new identity for a guest: all but the host name, and a hardware address if that is chosen, comes from random
 /// numbers.
 pub(crate) fn fresh(name: &str, mac: Option<[u8; 6]>) -> Result<Vec<u8>> {
     let source = Path::new("the host");

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rvisor_hosted::HostEntropy;
-use rvisor_hosted::net::{PrivateNetwork, members, rename_member};
+use rvisor_hosted::net::{Listed, PrivateNetwork, members, rename_member};
 use rvisor_waist::EntropyBackend;
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +173,7 @@ impl Networks {
     pub fn remove(&self, name: &str) -> Result<()> {
         let network = self.open(name)?;
         let deadline = Instant::now() + PATIENCE;
-        while let Some((machine, _)) = members(&network.path).first() {
+        while let Some(Listed { name: machine, .. }) = members(&network.path).first() {
             if Instant::now() > deadline {
                 let text = format!("machine {machine} is on network {name}; stop it first");
                 return Err(Error::Refused(text));
@@ -191,7 +191,7 @@ fn listed(network: &PrivateNetwork) -> ListedNetwork {
     let machines = members(&network.path);
     let machines = machines
         .into_iter()
-        .map(|(name, number)| ListedMember { name, address: Ipv4Addr::new(a, b, c, number) });
+        .map(|Listed { name, number, .. }| ListedMember { name, address: Ipv4Addr::new(a, b, c, number) });
     ListedNetwork {
         name: network.name.clone(),
         subnet: written(network.prefix),

@@ -282,7 +282,9 @@ impl VmProcess {
         let control = &self.control;
         let channel = control.agent.restore(host.agent.clone(), host.command);
         if *is_fresh {
-            let mac = self.place.map(|place| place.mac);
+            // On a network with places it gets its hardware address with its place, and not twice: each time the guest would
+            // make its IPv6 addresses anew.
+            let mac = self.place.map(|_| identity::AS_IT_IS);
             control.agent.identify(&identity::fresh(control.directory.name(), mac)?);
             if !control.config.volumes.is_empty() {
                 control.agent.put_shares();

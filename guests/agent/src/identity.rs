@@ -21,7 +21,9 @@ pub fn assume(payload: &[u8]) {
     sys::add_entropy(seed);
     sys::set_clock(i64::from_le_bytes(*seconds), i64::from_le_bytes(*nanoseconds));
     sys::set_host_name(hostname);
-    sys::set_hardware_address(*b"eth0", address);
+    if *address != [0; ADDRESS] {
+        sys::set_hardware_address(*b"eth0", address);
+    }
     let mut line = [b'\n'; MACHINE_ID + 1];
     line[..MACHINE_ID].copy_from_slice(machine_id);
     // A system without the directory has no use for it.

@@ -15,7 +15,7 @@ use smoltcp::wire::{
 };
 
 use super::addresses::{Addresses, interface_identifier};
-use super::member::{Member, addresses, mac};
+use super::member::{Listed, Member, addresses, mac};
 use super::names;
 
 /// Bytes of a datagram that is full.
@@ -33,7 +33,12 @@ const BURST: usize = 64;
 /// Longest datagram: a full one, and a frame on top.
 const LONGEST: usize = FULL + (64 << 10) + 2;
 
+/// How long it takes until an address that a host has asked about is its own, if nobody objects (RFC 4862, 5.4; RFC 4861, 10),
+/// and a little more.
+const UNCONTESTED: Duration = Duration::from_millis(1100);
+
 /// Types of ICMPv6 messages by which hosts learn where to send (RFC 4861, 4).
+const NEIGHBOUR_SOLICITATION: u8 = 135;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
@@ -52,10 +57,21 @@ pub(super) struct Cable {
     member: Arc<Member>,
     outboxes: BTreeMap<u8, Outbox>,
     others: Seen<Vec<u8>>,
-    names: Seen<Vec<(String, u8)>>,
+    names: Seen<Vec<Listed>>,
+    own_address: OwnAddress,
     buffer: Vec<u8>,
     /// Whether more datagrams may wait.
     pub(super) is_due: bool,
+}
+
+/// Whether the guest has the IPv6 address that is made of its hardware address. It may have none, or make others; and a name
+/// mustn't lead where nobody answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OwnAddress {
+    Unknown,
+    /// It has asked whether somebody else has it.
+    Asked(Instant),
+    Has,
 }
 
 /// Something looked up a moment ago.
@@ -75,6 +91,7 @@ impl Cable {
             outboxes: BTreeMap::new(),
             others: Seen(None),
             names: Seen(None),
+            own_address: OwnAddress::Unknown,
             buffer: vec![0; LONGEST],
             is_due: false,
         }
@@ -91,9 +108,60 @@ impl Cable {
         let prefix = member.network.prefix;
         names::answer(query, &member.network.name, |name| {
             let known = names.get(|| member.names());
-            let found = known.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
-            found.map(|(_, number)| addresses(prefix, *number))
+            let found = known.iter().find(|it| it.name.eq_ignore_ascii_case(name))?;
+            let (v4, v6) = addresses(prefix, found.number);
+            Some((v4, found.has_ipv6.then_some(v6)))
         })
+    }
+
+    /// Learns from a frame of the guest's whether it has its IPv6 address.
+    pub(super) fn learn(&mut self, frame: &[u8]) {
+        let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return };
+        let Ok(packet) = Ipv6Packet::new_checked(ethernet.payload()) else { return };
+        if ethernet.ethertype() != EthernetProtocol::Ipv6 || ethernet.src_addr().0 != self.member.mac() {
+            return;
+        }
+        let own = addresses(self.member.network.prefix, self.member.number).1;
+        if packet.src_addr() == own && self.own_address != OwnAddress::Has {
+            return self.knows_own_address(OwnAddress::Has);
+        }
+        if !packet.src_addr().is_unspecified() {
+            return;
+        }
+        match (packet.next_header(), packet.payload()) {
+            (IpProtocol::Icmpv6, [NEIGHBOUR_SOLICITATION, _, _, _, _, _, _, _, target @ ..])
+                if target.first_chunk() == Some(&own.octets()) =>
+            {
+                self.knows_own_address(OwnAddress::Asked(Instant::now()));
+            }
+            // It reports its groups, and hasn't even a link-local address to do so (RFC 3590, 4): its link has just come up.
+            (IpProtocol::HopByHop, _) => self.knows_own_address(OwnAddress::Unknown),
+            _ => {}
+        }
+    }
+
+    /// How long until nobody has objected to the guest's address.
+    pub(super) fn uncontested_in(&self) -> Option<Duration> {
+        match self.own_address {
+            OwnAddress::Asked(since) => Some(UNCONTESTED.saturating_sub(since.elapsed())),
+            _ => None,
+        }
+    }
+
+    /// To be called when that is over.
+    pub(super) fn tick(&mut self) {
+        if self.uncontested_in() == Some(Duration::ZERO) {
+            self.knows_own_address(OwnAddress::Has);
+        }
+    }
+
+    fn knows_own_address(&mut self, state: OwnAddress) {
+        let has = |state| state == OwnAddress::Has;
+        if has(state) != has(self.own_address) {
+            // On a full disk the name leads to the IPv4 address only, as before.
+            let _ = self.member.announce_ipv6(has(state));
+        }
+        self.own_address = state;
     }
 
     /// Takes a frame from the guest, which goes out with [`flush`](Self::flush). One that has another's address is

@@ -141,7 +141,8 @@ impl Engine {
         });
         let waits = self.cable.as_ref().is_some_and(Cable::has_backlog);
         let sweep = if self.has_question() { QUESTION } else { SWEEP };
-        timer.unwrap_or(SWEEP).min(if waits { cable::PAUSE } else { sweep })
+        let address = self.cable.as_ref().and_then(Cable::uncontested_in).unwrap_or(SWEEP);
+        timer.unwrap_or(SWEEP).min(address).min(if waits { cable::PAUSE } else { sweep })
     }
 
     /// Whether a flow waits for the guest's hardware address.
@@ -183,6 +184,7 @@ impl Engine {
             self.discovery.tick(&mut self.stack.link.out);
         }
         if let Some(cable) = &mut self.cable {
+            cable.tick();
             cable.flush();
         }
         self.stack.link.out.stalled |= self.tcp.is_blocked();
@@ -221,10 +223,11 @@ impl Engine {
     }
 
     fn frame(&mut self, frame: &[u8]) {
-        if let Some(cable) = &mut self.cable
-            && !is_for_the_gateway(frame, &self.addresses)
-        {
-            return cable.send(frame);
+        if let Some(cable) = &mut self.cable {
+            cable.learn(frame);
+            if !is_for_the_gateway(frame, &self.addresses) {
+                return cable.send(frame);
+            }
         }
         let Some((sender, packet)) = wire::parse(frame) else { return };
         self.stack.link.out.guest = sender;

@@ -2,7 +2,8 @@
 //!
 //! The network is a directory of the store. A member holds the lock on the file that has its number for a name, and
 //! in which its name is written, and is bound to the datagram socket `ID-NUMBER` beside it. Number and prefix make
-//! its IP address and its hardware address, so that nobody has to ask who is where. A frame goes straight to the
+//! its IP addresses and its hardware address, so that nobody has to ask who is where; whether its guest has the IPv6 address
+//! yet is in the file's second line. A frame goes straight to the
 //! socket of the member that it is for; one for all goes to every socket there is. There is no switch, and nobody
 //! who would have to be there.
 //!
@@ -10,7 +11,7 @@
 //! truly who sent it: members take no frames with others' addresses, and none from another network's members.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -23,6 +24,9 @@ pub const NUMBERS: std::ops::RangeInclusive<u8> = 10..=254;
 
 /// Begins the hardware addresses of members: locally administered.
 const MAC: [u8; 2] = [0x52, 0x56];
+
+/// The line of a member's file that says that the guest has its IPv6 address.
+const HAS_IPV6: &str = "ipv6";
 
 /// A named network.
 #[derive(Clone, Debug)]
@@ -46,7 +50,18 @@ pub struct Member {
     pub(super) number: u8,
     pub(super) socket: UnixDatagram,
     directory: File,
-    _claim: File,
+    claim: File,
+}
+
+/// A member as others see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The machine's name.
+    pub name: String,
+    /// The last byte of its IPv4 address.
+    pub number: u8,
+    /// Whether its guest has shown that it has the IPv6 address made of its hardware address.
+    pub has_ipv6: bool,
 }
 
 /// What a guest has to know to be on a network.
@@ -77,7 +92,7 @@ impl Member {
         let _ = fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { network: network.clone(), number, socket, directory, _claim: claim })
+        Ok(Self { network: network.clone(), number, socket, directory, claim })
     }
 
     /// Its hardware address.
@@ -129,8 +144,19 @@ impl Member {
     }
 
     /// Members by name, this one too.
-    pub(super) fn names(&self) -> Vec<(String, u8)> {
+    pub(super) fn names(&self) -> Vec<Listed> {
         members(&in_directory(&self.directory, ""))
+    }
+
+    /// Lets its name lead to its IPv6 address, too, or no more.
+    pub(super) fn announce_ipv6(&self, has_ipv6: bool) -> io::Result<()> {
+        let (mut claim, mut text) = (&self.claim, String::new());
+        claim.seek(SeekFrom::Start(0))?;
+        claim.read_to_string(&mut text)?;
+        if has_ipv6 {
+            return claim.write_all(format!("{HAS_IPV6}\n").as_bytes());
+        }
+        claim.set_len(name_in(&text).len() as u64 + 1)
     }
 }
 
@@ -163,7 +189,7 @@ fn in_directory(directory: &File, name: &str) -> PathBuf {
 
 /// The members of a network that are there, by name.
 #[must_use]
-pub fn members(directory: &Path) -> Vec<(String, u8)> {
+pub fn members(directory: &Path) -> Vec<Listed> {
     let mut members = Vec::new();
     for number in NUMBERS {
         let path = directory.join(number.to_string());
@@ -172,11 +198,17 @@ pub fn members(directory: &Path) -> Vec<(String, u8)> {
         if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
             continue;
         }
-        if let Ok(name) = fs::read_to_string(&path) {
-            members.push((name.trim_end().to_owned(), number));
+        if let Ok(text) = fs::read_to_string(&path) {
+            let has_ipv6 = text.lines().skip(1).any(|line| line == HAS_IPV6);
+            members.push(Listed { name: name_in(&text).to_owned(), number, has_ipv6 });
         }
     }
     members
+}
+
+/// The name in a member's file.
+fn name_in(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 /// Lets the machine that was called `old` keep its number as `new`, whether it is there or not.
@@ -186,13 +218,13 @@ pub fn members(directory: &Path) -> Vec<(String, u8)> {
 pub fn rename_member(directory: &Path, old: &str, new: &str) -> io::Result<()> {
     for number in NUMBERS {
         let path = directory.join(number.to_string());
-        let Ok(text) = fs::read(&path) else { continue };
-        if text.trim_ascii_end() == old.as_bytes() {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        if name_in(&text) == old {
             // Its lock is the process's, so the file stays; the end of a longer name is covered, since others may read
             // it now.
-            let mut line = format!("{new}\n").into_bytes();
-            line.resize(line.len().max(text.len()), b'\n');
-            File::options().write(true).open(&path)?.write_all(&line)?;
+            let mut changed = [new, &text[old.len()..]].concat().into_bytes();
+            changed.resize(changed.len().max(text.len()), b'\n');
+            File::options().write(true).open(&path)?.write_all(&changed)?;
         }
     }
     Ok(())
@@ -201,7 +233,7 @@ pub fn rename_member(directory: &Path, old: &str, new: &str) -> io::Result<()> {
 /// Takes a number: the one that this name had before, if it is free.
 fn claim(directory: &Path, name: &str) -> io::Result<(u8, File)> {
     let had = |number: &u8| {
-        fs::read_to_string(directory.join(number.to_string())).is_ok_and(|text| text.trim_end() == name)
+        fs::read_to_string(directory.join(number.to_string())).is_ok_and(|text| name_in(&text) == name)
     };
     let unused = |number: &u8| !directory.join(number.to_string()).exists();
     let candidates = NUMBERS.filter(had).chain(NUMBERS.filter(unused)).chain(NUMBERS);

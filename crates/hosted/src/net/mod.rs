@@ -52,7 +52,7 @@ mod tests;
 pub use cable::take_datagram;
 #[doc(hidden)]
 pub use engine::Isolated;
-pub use member::{Member, NUMBERS, Place, PrivateNetwork, members, rename_member};
+pub use member::{Listed, Member, NUMBERS, Place, PrivateNetwork, members, rename_member};
 #[doc(hidden)]
 pub use names::answer_query;
 pub use options::{Forward, NetError, NetOptions, ParseForwardError, Protocol};

@@ -29,7 +29,7 @@ struct Question<'a> {
 pub(super) fn answer(
     query: &[u8],
     network: &str,
-    mut find: impl FnMut(&str) -> Option<(Ipv4Addr, Ipv6Addr)>,
+    mut find: impl FnMut(&str) -> Option<(Ipv4Addr, Option<Ipv6Addr>)>,
 ) -> Option<Vec<u8>> {
     let question = parse(query)?;
     let name = match *question.labels.as_slice() {
@@ -38,7 +38,8 @@ pub(super) fn answer(
         _ => return None,
     };
     let (v4, v6) = find(name)?;
-    let mut known = vec![(A, v4.octets().to_vec()), (AAAA, v6.octets().to_vec())];
+    let mut known = vec![(A, v4.octets().to_vec())];
+    known.extend(v6.map(|v6| (AAAA, v6.octets().to_vec())));
     let is_wanted = |kind| [kind, ANY].contains(&question.kind) && question.class == INTERNET;
     known.retain(|(kind, _)| is_wanted(*kind));
     Some(reply(query, question.bytes, NO_ERROR, &known))
@@ -48,7 +49,7 @@ pub(super) fn answer(
 #[doc(hidden)]
 pub fn answer_query(query: &[u8]) -> Option<Vec<u8>> {
     let web = (Ipv4Addr::new(10, 89, 0, 11), Ipv6Addr::new(0xfd00, 0x10, 0x89, 0, 0, 0, 0, 0x11));
-    answer(query, "lab", |name| (name == "web").then_some(web)).or_else(|| refuse(query))
+    answer(query, "lab", |name| (name == "web").then_some((web.0, Some(web.1)))).or_else(|| refuse(query))
 }
 
 /// The answer that there is no such name; `None` for what isn't a query.
@@ -112,9 +113,13 @@ mod tests {
         message
     }
 
-    fn find(name: &str) -> Option<(Ipv4Addr, Ipv6Addr)> {
-        (name == "web")
-            .then_some((Ipv4Addr::new(10, 89, 0, 11), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x11)))
+    fn find(name: &str) -> Option<(Ipv4Addr, Option<Ipv6Addr>)> {
+        let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x11);
+        match name {
+            "web" => Some((Ipv4Addr::new(10, 89, 0, 11), Some(v6))),
+            "old" => Some((Ipv4Addr::new(10, 89, 0, 12), None)),
+            _ => None,
+        }
     }
 
     #[test]
@@ -128,8 +133,10 @@ mod tests {
         assert_eq!((v6[7], &v6[v6.len() - 2..]), (1, &[0, 0x11][..]));
         assert_eq!(answer(&query("web", ANY), "lab", find).unwrap()[7], 2);
         // It is there, and has nothing of another kind.
-        let other = answer(&query("web", 15), "lab", find).unwrap();
-        assert_eq!((other[3] & 15, other[7]), (NO_ERROR, 0));
+        for (name, kind) in [("web", 15), ("old", AAAA)] {
+            let other = answer(&query(name, kind), "lab", find).unwrap();
+            assert_eq!((other[3] & 15, other[7]), (NO_ERROR, 0));
+        }
         for name in ["db", "web.other", "web.lab.example"] {
             assert!(answer(&query(name, A), "lab", find).is_none(), "{name}");
         }

@@ -48,7 +48,29 @@ impl Machine {
         }
         Some(frame)
     }
+
+    /// What the DNS server answers to a question for addresses of this kind.
+    fn ask(&mut self, name: &str, kind: u8) -> Vec<u8> {
+        let mut query = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8];
+        query.extend(name.bytes());
+        query.extend([0, 0, kind, 0, 1]);
+        let [a, b, c, _] = self.member.address().octets();
+        let body = packet(self.member.address(), Ipv4Addr::new(a, b, c, 2), [5000, 53], &query);
+        self.send(&frame(self.member.mac(), crate::net::HOST_MAC, EthernetProtocol::Ipv4, &body));
+        loop {
+            let answer = self.receive(LONG).expect("an answer");
+            // Others' questions are heard, too.
+            if answer[12..14] == u16::from(EthernetProtocol::Ipv4).to_be_bytes() {
+                assert_eq!(answer[..6], EthernetAddress(self.member.mac()).0);
+                return answer[42..].to_vec();
+            }
+        }
+    }
 }
+
+/// Kinds of addresses.
+const A: u8 = 1;
+const AAAA: u8 = 28;
 
 const LONG: Duration = Duration::from_secs(60);
 /// What doesn't come within this after something that came isn't coming.
@@ -91,13 +113,18 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// An ICMPv6 message of a member.
 fn ipv6(by: &Member, from: Ipv6Addr, to: Ipv6Addr, mac: [u8; 6], message: &[u8]) -> Vec<u8> {
-    let header = Ipv6Repr {
-        src_addr: from,
-        dst_addr: to,
-        next_header: smoltcp::wire::IpProtocol::Icmpv6,
-        payload_len: message.len(),
-        hop_limit: 255,
-    };
+    ipv6_of(smoltcp::wire::IpProtocol::Icmpv6, by, [from, to], mac, message)
+}
+
+/// An IPv6 packet of a member with this header behind IPv6's own.
+fn ipv6_of(
+    next_header: smoltcp::wire::IpProtocol,
+    by: &Member,
+    [src_addr, dst_addr]: [Ipv6Addr; 2],
+    mac: [u8; 6],
+    message: &[u8],
+) -> Vec<u8> {
+    let header = Ipv6Repr { src_addr, dst_addr, next_header, payload_len: message.len(), hop_limit: 255 };
     let mut bytes = vec![0; header.buffer_len() + message.len()];
     header.emit(&mut Ipv6Packet::new_unchecked(&mut bytes[..]));
     bytes[header.buffer_len()..].copy_from_slice(message);
@@ -202,25 +229,65 @@ fn more_than_the_host_lets_wait_arrives_if_it_is_taken() {
 
 #[test]
 fn names_of_members_are_answered_and_on_an_internal_network_no_others() {
-    let query = |name: &str| {
-        let mut bytes = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8];
-        bytes.extend(name.bytes());
-        bytes.extend([0, 0, 1, 0, 1]);
-        bytes
-    };
     let directory = tempfile::tempdir().unwrap();
     let lab = network(directory.path(), "lab", true);
     let (mut web, db) = (Machine::new(&lab, "web"), Machine::new(&lab, "db"));
-    let mut ask = |name| {
-        let dns = Ipv4Addr::new(10, 89, 3, 2);
-        let body = packet(web.member.address(), dns, [5000, 53], &query(name));
-        let asked = frame(web.member.mac(), crate::net::HOST_MAC, EthernetProtocol::Ipv4, &body);
-        web.send(&asked);
-        let answer = web.receive(LONG).expect("an answer");
-        assert_eq!(answer[..6], EthernetAddress(web.member.mac()).0);
-        answer[42..].to_vec()
-    };
-    let answer = ask("db");
+    let answer = web.ask("db", A);
     assert_eq!(answer[answer.len() - 4..], db.member.address().octets());
-    assert_eq!(ask("example")[3] & 15, 3, "there is no such name");
+    assert_eq!(web.ask("example", A)[3] & 15, 3, "there is no such name");
+}
+
+#[test]
+fn names_lead_to_ipv6_addresses_that_guests_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = network(directory.path(), "lab", true);
+    let [mut web, mut db, mut third] = ["web", "db", "third"].map(|name| Machine::new(&lab, name));
+    let ends_with = |answer: &[u8], address: Ipv6Addr| answer.ends_with(&address.octets());
+    let wait = |web: &mut Machine, name, address| {
+        let started = Instant::now();
+        while !ends_with(&web.ask(name, AAAA), address) {
+            assert!(started.elapsed() < LONG, "{name} has no IPv6 address");
+            thread::sleep(Duration::from_millis(20));
+        }
+        started.elapsed()
+    };
+    let (own, its) = (addresses(&db.member).1, addresses(&third.member).1);
+    assert!(!ends_with(&web.ask("db", AAAA), own));
+
+    // It asks whether somebody has an address, first another one.
+    let question = |target: Ipv6Addr| [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
+    for target in [its, own] {
+        let group = [0x33, 0x33, 0xff, 0, 0, 1];
+        db.send(&ipv6(&db.member, Ipv6Addr::UNSPECIFIED, ALL_NODES, group, &question(target)));
+    }
+    assert!(wait(&mut web, "db", own) > Duration::from_millis(900));
+    // It uses one.
+    assert!(!ends_with(&web.ask("third", AAAA), its));
+    third.send(&ipv6(&third.member, its, own, db.member.mac(), b"\x80data"));
+    wait(&mut web, "third", its);
+
+    // Its link goes down and up, and it tells its groups; then it asks again.
+    let report = &[58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0];
+    let (hop_by_hop, nobody) = (smoltcp::wire::IpProtocol::HopByHop, Ipv6Addr::UNSPECIFIED);
+    db.send(&ipv6_of(hop_by_hop, &db.member, [nobody, ALL_NODES], [0x33, 0x33, 0, 0, 0, 0x16], report));
+    let started = Instant::now();
+    while web.ask("db", AAAA)[7] != 0 {
+        assert!(started.elapsed() < LONG, "db still has an IPv6 address");
+        thread::sleep(Duration::from_millis(20));
+    }
+    db.send(&ipv6(&db.member, Ipv6Addr::UNSPECIFIED, ALL_NODES, [0x33; 6], &question(own)));
+    wait(&mut web, "db", own);
+
+    // Another name leads there as well, a longer and a shorter one.
+    for (old, new) in [("db", "a-longer-name"), ("a-longer-name", "d")] {
+        crate::net::rename_member(&lab.path, old, new).unwrap();
+        wait(&mut web, new, own);
+        assert_eq!(web.ask(old, AAAA)[3] & 15, 3, "there is no such name");
+    }
+    // Whoever has the place next begins anew.
+    drop(db);
+    let next = Machine::new(&lab, "d");
+    assert_eq!(addresses(&next.member).1, own);
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(web.ask("d", AAAA)[7], 0);
 }
