@@ -9,9 +9,6 @@ use rvisor_waist::EntropyBackend;
 use crate::error::{Context, Result};
 use crate::saving::wall_clock;
 
-/// Leaves a guest the hardware address that it has.
-pub(crate) const AS_IT_IS: [u8; 6] = [0; 6];
-
 /// The hardware address of a machine on a device of the host's: the same each time, so that the host's networks know it.
 pub(crate) fn hardware_address(store: &Path, name: &str, created: u64) -> [u8; 6] {
     let mut hasher = DefaultHasher::new();
@@ -21,13 +18,13 @@ pub(crate) fn hardware_address(store: &Path, name: &str, created: u64) -> [u8; 6
     [0x52, a, b, c, d, e]
 }
 
-/// A new identity for a guest: all but the host name, and a hardware address if that is chosen, comes from random
+/// A new identity for a guest: all but the host name, and a hardware address that it keeps, comes from random
 /// numbers.
-pub(crate) fn fresh(name: &str, mac: Option<[u8; 6]>) -> Result<Vec<u8>> {
+pub(crate) fn fresh(name: &str, keeps_address: bool) -> Result<Vec<u8>> {
     let source = Path::new("the host");
-    let address = match mac {
-        Some(mac) => mac,
-        None => random_mac().context("take random numbers from", source)?,
+    let address = match keeps_address {
+        true => [0; 6],
+        false => random_mac().context("take random numbers from", source)?,
     };
     let mut entropy = HostEntropy::new().context("take random numbers from", source)?;
     let (mut seed, mut id) = ([0; 64], [0; 16]);

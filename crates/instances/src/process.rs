@@ -284,8 +284,8 @@ impl VmProcess {
         if *is_fresh {
             // On a network with places it gets its hardware address with its place, and not twice: each time the guest would
             // make its IPv6 addresses anew.
-            let mac = self.place.map(|_| identity::AS_IT_IS);
-            control.agent.identify(&identity::fresh(control.directory.name(), mac)?);
+            let keeps_address = self.place.is_some();
+            control.agent.identify(&identity::fresh(control.directory.name(), keeps_address)?);
             if !control.config.volumes.is_empty() {
                 control.agent.put_shares();
             }

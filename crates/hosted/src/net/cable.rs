@@ -117,10 +117,10 @@ impl Cable {
     /// Learns from a frame of the guest's whether it has its IPv6 address.
     pub(super) fn learn(&mut self, frame: &[u8]) {
         let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return };
-        let Ok(packet) = Ipv6Packet::new_checked(ethernet.payload()) else { return };
         if ethernet.ethertype() != EthernetProtocol::Ipv6 || ethernet.src_addr().0 != self.member.mac() {
             return;
         }
+        let Ok(packet) = Ipv6Packet::new_checked(ethernet.payload()) else { return };
         let own = addresses(self.member.network.prefix, self.member.number).1;
         if packet.src_addr() == own && self.own_address != OwnAddress::Has {
             return self.knows_own_address(OwnAddress::Has);
